@@ -1,0 +1,1 @@
+"""AlphaSteer: teach an open-weight chat model to refuse malicious requests, without touching its weights."""

@@ -1,0 +1,54 @@
+"""Second moments: all that the gate regression needs to know of a set of activations."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alphasteer.errors import LearningError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sufficient statistics of activations h_1 ... h_n, in float64; two of them merge by addition.
+
+    Attributes:
+        count: n.
+        total: the sum of the h_i, of shape (d,).
+        outer: the sum of the h_i h_i^T, of shape (d, d).
+    """
+
+    count: int
+    total: Tensor
+    outer: Tensor
+
+    @staticmethod
+    def of(activations: Tensor) -> "Moments":
+        """The moments of activations of shape (n, d).
+
+        Raises:
+            LearningError: if there are none, or one is not finite.
+        """
+        if activations.ndim != 2 or activations.shape[0] == 0:
+            raise LearningError(f"Activations of shape {tuple(activations.shape)} are not (n, d) with n above zero.")
+        if not bool(torch.isfinite(activations).all()):
+            raise LearningError(
+                "Some activations are not finite; load the model in bfloat16 or float32 instead of float16."
+            )
+        exact = activations.double()
+        return Moments(exact.shape[0], exact.sum(0), exact.T @ exact)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        if self.total.shape != other.total.shape:
+            raise LearningError(f"Moments of width {len(self.total)} and {len(other.total)} cannot be merged.")
+        return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean activation, of shape (d,)."""
+        return self.total / self.count
+
+    @property
+    def second(self) -> Tensor:
+        """C, the uncentred second moment, of shape (d, d)."""
+        return self.outer / self.count

@@ -1,0 +1,111 @@
+"""Reading the residual stream at the end of many prompts, running no more of the model than that needs."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphasteer.models import Decoder, residual_of
+from alphasteer.prompts import batches_by_tokens, common_prefix_length, pad
+from alphasteer.reporting import Reporter
+
+TOKEN_BUDGET = 2048
+"""Padded tokens a batch: enough to keep a CPU busy, little enough for any accelerator."""
+
+
+class _LastLayerRead(Exception):
+    """Raised in the last layer of interest: the layers above and the vocabulary's logits need not be computed."""
+
+
+@torch.inference_mode()
+def read_residual_stream(
+    model: Any,
+    decoder: Decoder,
+    sequences: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    report: Reporter,
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    description: str = "Reading activations",
+) -> dict[int, Tensor]:
+    """The residual stream at each sequence's last token, at the input of each of the layers.
+
+    What the sequences share at their beginning (the template's system prompt) runs once, layers above the highest
+    one asked for do not run, and batches hold prompts of like length.
+
+    Args:
+        sequences: token ids, one list a prompt, each ending at its reply start.
+        layers: which decoder layers' inputs to read.
+
+    Returns:
+        By layer, float32 activations of shape (n, d) on the CPU, in the order of the sequences.
+    """
+    wanted = sorted(set(layers))
+    shared = common_prefix_length(sequences) if len(sequences) > 1 else 0
+    prefix = _read_prefix(model, decoder, sequences[0][:shared], wanted[-1]) if shared else None
+    if prefix is None:
+        shared = 0
+    lengths = [len(sequence) - shared for sequence in sequences]
+    result = {layer: torch.empty(len(sequences), decoder.hidden_size) for layer in wanted}
+
+    def batches() -> Iterator[tuple[list[int], int]]:
+        for batch in batches_by_tokens(lengths, token_budget):
+            yield batch, sum(lengths[i] for i in batch)
+
+    device = decoder.embedding.weight.device
+    for batch in report.track(batches(), description, sum(lengths)):
+        ids, mask = pad([sequences[i][shared:] for i in batch], side="right")
+        inputs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
+        if prefix is not None:
+            cache = copy.deepcopy(prefix)
+            cache.batch_repeat_interleave(len(batch))
+            mask = torch.cat([mask.new_ones(len(batch), shared), mask], dim=1)
+            inputs |= {"past_key_values": cache, "use_cache": True}
+        last = torch.tensor([lengths[i] - 1 for i in batch], device=device)
+        streams = _run(model, decoder, {**inputs, "attention_mask": mask.to(device)}, wanted, last)
+        for layer, stream in streams.items():
+            result[layer][batch] = stream.float().cpu()
+    return result
+
+
+def _read_prefix(model: Any, decoder: Decoder, ids: Sequence[int], highest: int) -> Any:
+    """The cache of the shared beginning, or None where this model's cache cannot be shared out over rows."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    cache = DynamicCache(config=model.config)
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return None  # recurrent and hybrid models keep states that do not split at a token
+    device = decoder.embedding.weight.device
+    inputs = {"input_ids": torch.tensor([list(ids)], device=device), "past_key_values": cache, "use_cache": True}
+    _run(model, decoder, inputs, [highest], torch.tensor([0], device=device))
+    return cache
+
+
+def _run(
+    model: Any, decoder: Decoder, inputs: dict[str, Any], layers: Sequence[int], last: Tensor
+) -> dict[int, Tensor]:
+    """One forward up to the highest layer; each layer's input at token ``last[row]`` of every row."""
+    streams: dict[int, Tensor] = {}
+
+    def reader(layer: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = residual_of(args, kwargs)
+            rows = torch.arange(hidden.shape[0], device=hidden.device)
+            streams[layer] = hidden[rows, last.to(hidden.device)]
+            if layer == layers[-1]:
+                raise _LastLayerRead
+
+        return hook
+
+    handles = [decoder.layers[n].register_forward_pre_hook(reader(n), with_kwargs=True) for n in layers]
+    try:
+        model(**inputs)
+    except _LastLayerRead:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return streams

@@ -1,0 +1,25 @@
+"""What can go wrong, by room. Every message is one sentence: what is wrong, and what to do about it."""
+
+
+class AlphaSteerError(Exception):
+    """Base of every error that AlphaSteer raises on purpose; the command line prints it and exits with 1."""
+
+
+class PromptError(AlphaSteerError):
+    """A prompt source cannot be read, is empty, or contradicts another one."""
+
+
+class ModelError(AlphaSteerError):
+    """A model cannot be loaded, or is not a decoder-only chat model that can be steered."""
+
+
+class SteeringError(AlphaSteerError):
+    """A steering does not fit the model, or its file is damaged, foreign or newer than this version."""
+
+
+class LearningError(AlphaSteerError):
+    """Nothing can be learned from these activations: too few, one class only, or not finite."""
+
+
+class ReplyError(AlphaSteerError):
+    """A reply cannot be generated as asked, or a folder holds replies made under other conditions."""

@@ -1,0 +1,21 @@
+"""The patient: loading a chat model, finding the layers where its residual stream runs, knowing it again.
+
+``load_model(source)`` gives model and tokenizer; ``find_decoder(model)`` the layers; ``fingerprint`` its identity.
+"""
+
+from alphasteer.models.decoder import Decoder, check_decoder, find_decoder, residual_of, with_residual
+from alphasteer.models.fingerprint import Fingerprint, fingerprint, model_fields
+from alphasteer.models.loading import context_length, load_model
+
+__all__ = [
+    "Decoder",
+    "Fingerprint",
+    "check_decoder",
+    "context_length",
+    "find_decoder",
+    "fingerprint",
+    "load_model",
+    "model_fields",
+    "residual_of",
+    "with_residual",
+]

@@ -1,0 +1,24 @@
+"""What goes in: prompts from files, the Hub or the starter sets, rendered to token ids as a server does.
+
+``read_prompts(SPEC)`` gives a PromptSet; ``ChatTemplate(tokenizer)`` renders it and knows the reply start.
+"""
+
+from alphasteer.prompts.batching import batches_by_tokens, pad
+from alphasteer.prompts.chat import ChatTemplate, common_prefix_length
+from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet, union, without_shared
+from alphasteer.prompts.sources import read_prompts
+from alphasteer.prompts.starter import starter_prompts
+
+__all__ = [
+    "ChatTemplate",
+    "Message",
+    "Prompt",
+    "PromptSet",
+    "batches_by_tokens",
+    "common_prefix_length",
+    "pad",
+    "read_prompts",
+    "starter_prompts",
+    "union",
+    "without_shared",
+]

@@ -1,0 +1,93 @@
+"""Chats to token ids, exactly as a server renders them, and where the reply starts in those ids."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from alphasteer.errors import ModelError, PromptError
+from alphasteer.prompts.prompt_set import Prompt
+
+# Different lengths, endings and scripts: what their renderings share at the end belongs to the template.
+_PROBES = ("Hello", "What is 2 + 2?", "Write the word: ok)", "Gracias, ¿y después?\n\nOK", "7")
+
+
+class ChatTemplate:
+    """A tokenizer's chat template.
+
+    Attributes:
+        reply_start: the token ids at the end of every rendered prompt, after which the reply's first token is
+            predicted: the generation prompt, or the end of the user's turn where a template has none. The last
+            of them is the *reply start* position.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Wrap a Hugging Face tokenizer.
+
+        Raises:
+            ModelError: if it has no chat template, or its prompts have no common end.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise ModelError(
+                "This tokenizer has no chat template, so nothing says where a reply starts; "
+                "use a chat (instruct) model, or set tokenizer.chat_template."
+            )
+        self.tokenizer = tokenizer
+        self.reply_start = self._find_reply_start()
+
+    def render(self, prompt: Prompt) -> list[int]:
+        """The token ids of one prompt, with the generation prompt at the end."""
+        return self._ids([dict(turn) for turn in prompt.messages], generation_prompt=True)
+
+    def render_all(self, prompts: Sequence[Prompt], context_length: int | None = None) -> list[list[int]]:
+        """The token ids of many prompts.
+
+        Raises:
+            PromptError: if a prompt is longer than the model's context; nothing is ever truncated.
+        """
+        rendered = [self.render(prompt) for prompt in prompts]
+        if context_length is not None:
+            longest, prompt = max(zip(map(len, rendered), prompts, strict=True), key=lambda pair: pair[0])
+            if longest > context_length:
+                raise PromptError(
+                    f"Prompt {prompt.id!r} has {longest} tokens, more than the model's context of {context_length}; "
+                    "shorten or remove it."
+                )
+        return rendered
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the template's text."""
+        return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+
+    def _ids(self, messages: list[dict[str, str]], generation_prompt: bool) -> list[int]:
+        encoded = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=generation_prompt, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    def _find_reply_start(self) -> tuple[int, ...]:
+        chats = [[{"role": "user", "content": text}] for text in _PROBES]
+        prompts = [self._ids(chat, generation_prompt=True) for chat in chats]
+        common = len(_common_prefix([ids[::-1] for ids in prompts]))
+        bare = self._ids(chats[0], generation_prompt=False)
+        # The generation prompt alone where the template has one: it also ends prompts whose last turn is not
+        # a user's (a tool's, say). Where tokens merge across the seam, the common end is what can be trusted.
+        added = len(prompts[0]) - len(bare) if prompts[0][: len(bare)] == bare else 0
+        length = min(common, added) if added else common
+        if length == 0:
+            raise ModelError("This chat template's prompts have no common end; add a generation prompt to it.")
+        return tuple(prompts[0][-length:])
+
+
+def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all sequences share, leaving every sequence at least one token of its own."""
+    return min(len(_common_prefix(sequences)), min(map(len, sequences)) - 1)
+
+
+def _common_prefix(sequences: Sequence[Sequence[int]]) -> Sequence[int]:
+    # The smallest and the largest in dictionary order differ as early as any two do.
+    low, high = min(sequences), max(sequences)
+    same = 0
+    while same < min(len(low), len(high)) and low[same] == high[same]:
+        same += 1
+    return low[:same]

@@ -1,0 +1,148 @@
+"""Reading a SPEC: a file, ``hub:org/name[@split][:column]`` or ``starter:KIND[@split]``."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alphasteer.errors import PromptError
+from alphasteer.prompts.prompt_set import Prompt, PromptSet
+from alphasteer.prompts.starter import KINDS, starter_prompts
+
+Row = Mapping[str, Any]
+
+
+def read_prompts(spec: str) -> PromptSet:
+    """Read the prompts that a SPEC names.
+
+    A file is JSONL, JSON (a list), CSV, TSV, Parquet or plain text (one prompt a line); ``PATH:COLUMN`` names
+    the column if it is neither ``prompt`` nor ``messages``. ``hub:org/name`` needs the extra ``alphasteer[data]``.
+
+    Raises:
+        PromptError: if the source is missing, unreadable, empty or has no such column.
+    """
+    if spec.startswith("starter:"):
+        kind, _, split = spec.removeprefix("starter:").partition("@")
+        if kind not in KINDS:
+            raise PromptError(f"{spec}: there is no starter set {kind!r}; choose one of {', '.join(KINDS)}.")
+        return starter_prompts(kind, split or None)
+    if spec.startswith("hub:"):
+        rest, _, column = spec.removeprefix("hub:").partition(":")
+        name, _, split = rest.partition("@")
+        rows: Iterable[Row] = _hub_rows(name, split or "train", spec)
+    else:
+        path, column = _path_and_column(spec)
+        rows = _file_rows(path)
+    return PromptSet.of(_prompts(rows, column or None, spec), name=spec)
+
+
+def _path_and_column(spec: str) -> tuple[Path, str]:
+    path = Path(spec).expanduser()
+    if path.exists():
+        return path, ""
+    head, colon, column = spec.rpartition(":")
+    if colon and Path(head).expanduser().exists():
+        return Path(head).expanduser(), column
+    raise PromptError(f"{spec}: no such file; give a path, hub:org/name[:column] or starter:KIND.")
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise PromptError(f"{path}: unknown file type; use one of {', '.join(sorted(_READERS))}.")
+    try:
+        yield from reader(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PromptError(f"{path} cannot be read ({error}); check the file and its UTF-8 encoding.") from error
+    except json.JSONDecodeError as error:
+        raise PromptError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); mend that line.") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise PromptError(f"{path}, line {number}: not valid JSON ({error.msg}); mend that line.") from error
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(rows, list):
+        raise PromptError(f"{path} holds no JSON list; write a list of objects or of texts.")
+    yield from rows
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+def _text_rows(path: Path) -> Iterator[Row]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            yield {"prompt": line}
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise PromptError(f"{path}: reading Parquet needs pyarrow; pip install 'alphasteer[data]'.") from error
+    try:
+        yield from pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise PromptError(f"{path} is not a valid Parquet file ({error}); write it again.") from error
+
+
+_READERS = {
+    ".jsonl": _jsonl_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".txt": _text_rows,
+    ".parquet": _parquet_rows,
+}
+
+
+def _hub_rows(name: str, split: str, spec: str) -> Iterator[Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise PromptError(f"{spec}: reading from the Hub needs datasets; pip install 'alphasteer[data]'.") from error
+    try:
+        yield from datasets.load_dataset(name, split=split)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise PromptError(f"{spec} cannot be loaded ({reason}); check the name, the split and the network.") from error
+
+
+def _prompts(rows: Iterable[Row], column: str | None, spec: str) -> Iterator[Prompt]:
+    for number, row in enumerate(rows):
+        if isinstance(row, str):
+            row = {"prompt": row}
+        if not isinstance(row, Mapping):
+            raise PromptError(f"{spec}: row {number + 1} is neither an object nor a text; give it a prompt column.")
+        chosen = column or next((name for name in ("messages", "prompt") if name in row), None)
+        if chosen is None or chosen not in row:
+            known = ", ".join(map(str, row)) or "none"
+            raise PromptError(
+                f"{spec}: row {number + 1} has no column {chosen or 'prompt'!r} (it has {known}); "
+                f"name the column as SPEC:COLUMN."
+            )
+        yield _prompt(row[chosen], row, number, spec)
+
+
+def _prompt(value: Any, row: Row, number: int, spec: str) -> Prompt:
+    identity = str(row.get("id", f"row-{number:05d}"))
+    category, split = str(row.get("category") or ""), str(row.get("split") or "")
+    if isinstance(value, str):
+        return Prompt.of(value, identity, category, split)
+    turns = value if isinstance(value, list) else []
+    if not turns or not all(isinstance(t, Mapping) and {"role", "content"} <= t.keys() for t in turns):
+        raise PromptError(f"{spec}: row {number + 1} holds no text and no chat; write a text or role/content turns.")
+    return Prompt(identity, tuple({"role": t["role"], "content": t["content"]} for t in turns), category, split)

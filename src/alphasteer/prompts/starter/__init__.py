@@ -1,0 +1,63 @@
+"""The prompts that ship with the project, written for it: enough to fit and judge a first steering.
+
+Every prompt has a fixed split (fit, validation, test); so has every jailbreak wrapper, and a wrapped request
+takes both from the same split, so the test split shows unseen requests in unseen wrappers.
+"""
+
+import base64
+import codecs
+import json
+from importlib.resources import files
+
+from alphasteer.errors import PromptError
+from alphasteer.prompts.prompt_set import Prompt, PromptSet
+
+KINDS = ("benign", "borderline", "harmful", "jailbreak")
+SPLITS = ("fit", "validation", "test")
+
+_ENCODINGS = {
+    "{request}": lambda text: text,
+    "{request_base64}": lambda text: base64.b64encode(text.encode()).decode(),
+    "{request_rot13}": lambda text: codecs.encode(text, "rot13"),
+    "{request_spaced}": lambda text: " ".join(text),
+    "{request_reversed}": lambda text: text[::-1],
+}
+
+
+def starter_prompts(kind: str, split: str | None = None) -> PromptSet:
+    """One starter set, whole or one split of it.
+
+    Args:
+        kind: ``benign``, ``borderline``, ``harmful`` (direct requests) or ``jailbreak`` (harmful requests in
+            wrappers: every request once, the split's wrappers taken in turn).
+        split: ``fit``, ``validation``, ``test``, or None for all three.
+    """
+    if split is not None and split not in SPLITS:
+        raise PromptError(f"starter:{kind}@{split}: there is no such split; choose one of {', '.join(SPLITS)}.")
+    prompts = _jailbreaks() if kind == "jailbreak" else _read(kind)
+    chosen = [prompt for prompt in prompts if split in (None, prompt.split)]
+    return PromptSet.of(chosen, name=f"starter:{kind}" + (f"@{split}" if split else ""))
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = files(__package__).joinpath(f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _read(name: str) -> list[Prompt]:
+    return [Prompt.of(row["prompt"], row["id"], row["category"], row["split"]) for row in _rows(name)]
+
+
+def _jailbreaks() -> list[Prompt]:
+    wrappers = _rows("jailbreaks")
+    wrapped = []
+    for split in SPLITS:
+        usable = [w for w in wrappers if w["split"] == split]
+        requests = [prompt for prompt in _read("harmful") if prompt.split == split]
+        for number, request in enumerate(requests):
+            wrapper = usable[number % len(usable)]
+            text = wrapper["template"]
+            for field, encode in _ENCODINGS.items():
+                text = text.replace(field, encode(request.text))
+            wrapped.append(Prompt.of(text, f"{wrapper['id']}+{request.id}", wrapper["kind"], split))
+    return wrapped

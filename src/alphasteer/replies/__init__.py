@@ -1,0 +1,9 @@
+"""What comes out: greedy replies in batches, and the offline judges of refusal and coherence.
+
+``generate_replies`` gives Reply objects; ``refuses(text)`` and ``is_coherent(text)`` judge them.
+"""
+
+from alphasteer.replies.generating import Reply, generate_replies
+from alphasteer.replies.judging import Judge, is_coherent, refuses
+
+__all__ = ["Judge", "Reply", "generate_replies", "is_coherent", "refuses"]

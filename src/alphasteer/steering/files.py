@@ -1,0 +1,195 @@
+"""The artefact on disk and on the Hub: ``steering.json``, ``steering.safetensors``, a model card. Never pickle."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from alphasteer.errors import SteeringError
+from alphasteer.models import Fingerprint
+from alphasteer.steering.card import model_card
+from alphasteer.steering.steering import Gate, Positions, Push, Steering
+
+FORMAT_VERSION = 1
+JSON_NAME, TENSORS_NAME, CARD_NAME = "steering.json", "steering.safetensors", "README.md"
+
+
+class PushEntry(BaseModel):
+    """One push as the file states it; its vectors are ``push.N.gate`` and ``push.N.direction.LAYER``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    gate_layer: int
+    threshold: float | None
+    ceiling: float | None
+    strength: float
+    layers: list[int]
+
+
+class SteeringFile(BaseModel):
+    """``steering.json``. Whoever reads the vectors must find here the operation, the hook point and the layers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["alphasteer"]
+    version: int
+    operation: Literal["h + strength * clip((w.h - threshold) / (ceiling - threshold), 0, 1) * r"] = (
+        "h + strength * clip((w.h - threshold) / (ceiling - threshold), 0, 1) * r"
+    )
+    hook_point: Literal["residual stream at the input of the decoder layer"] = (
+        "residual stream at the input of the decoder layer"
+    )
+    positions: Positions
+    reply_start: list[int]
+    pushes: list[PushEntry]
+    tensors_sha256: str
+    fitted_on: Fingerprint | None
+    record: dict[str, Any]
+
+
+def save_steering(steering: Steering, folder: Path) -> None:
+    """Write the artefact; each file appears whole or not at all.
+
+    Raises:
+        SteeringError: if the folder cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    entries = []
+    for number, push in enumerate(steering.pushes):
+        tensors[f"push.{number}.gate"] = push.gate.w
+        tensors |= {f"push.{number}.direction.{layer}": r for layer, r in push.directions.items()}
+        gate = push.gate
+        entries.append(
+            PushEntry(
+                gate_layer=gate.layer,
+                threshold=gate.threshold,
+                ceiling=gate.ceiling,
+                strength=push.strength,
+                layers=sorted(push.directions),
+            )
+        )
+    packed = save_tensors({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()})
+    content = SteeringFile(
+        format="alphasteer",
+        version=FORMAT_VERSION,
+        positions=steering.positions,
+        reply_start=list(steering.reply_start),
+        pushes=entries,
+        tensors_sha256=hashlib.sha256(packed).hexdigest(),
+        fitted_on=steering.fitted_on,
+        record=dict(steering.record),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / TENSORS_NAME, packed)
+        write_whole(folder / CARD_NAME, model_card(steering).encode())
+        write_whole(folder / JSON_NAME, (content.model_dump_json(indent=2) + "\n").encode())
+    except OSError as error:
+        raise SteeringError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, meets the old content or the new one, never a part."""
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o644)  # mkstemp's 0600 would lock colleagues out
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def load_steering(source: str | Path, revision: str | None = None) -> Steering:
+    """Read an artefact from a folder or, where there is no such folder, from the Hub.
+
+    Raises:
+        SteeringError: if it is missing, damaged, foreign or of a newer version; nothing is half loaded.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        folder = _download(str(source), revision)
+    content = _read_json(folder / JSON_NAME)
+    try:
+        packed = (folder / TENSORS_NAME).read_bytes()
+    except OSError as error:
+        raise SteeringError(f"{folder} has no readable {TENSORS_NAME} ({error.strerror}); save it again.") from error
+    if hashlib.sha256(packed).hexdigest() != content.tensors_sha256:
+        raise SteeringError(f"{folder / TENSORS_NAME} is damaged or belongs to another {JSON_NAME}; fetch both again.")
+    try:
+        return _steering_of(content, load_tensors(packed))
+    except (SafetensorError, KeyError) as error:
+        raise SteeringError(f"{folder / TENSORS_NAME} lacks what {JSON_NAME} names ({error}); fetch both again.") from error
+
+
+def _read_json(path: Path) -> SteeringFile:
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SteeringError(f"{path} cannot be read ({error.strerror}); name a folder that alphasteer wrote.") from error
+    except ValueError as error:
+        raise SteeringError(f"{path} is no JSON ({error}); the file is damaged, fetch it again.") from error
+    if not isinstance(raw, dict) or raw.get("format") != "alphasteer":
+        raise SteeringError(f"{path} is no AlphaSteer artefact; name a folder that alphasteer wrote.")
+    if not isinstance(raw.get("version"), int) or raw["version"] > FORMAT_VERSION:
+        raise SteeringError(
+            f"{path} has format version {raw.get('version')!r}, newer than {FORMAT_VERSION}; update alphasteer."
+        )
+    try:
+        return SteeringFile.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SteeringError(f"{path} is damaged at {where} ({first['msg']}); fetch it again.") from error
+
+
+def _steering_of(content: SteeringFile, tensors: dict[str, Tensor]) -> Steering:
+    pushes = []
+    for number, entry in enumerate(content.pushes):
+        gate = Gate(entry.gate_layer, tensors.pop(f"push.{number}.gate"), entry.threshold, entry.ceiling)
+        directions = {layer: tensors.pop(f"push.{number}.direction.{layer}") for layer in entry.layers}
+        pushes.append(Push(gate, directions, entry.strength))
+    if tensors:
+        raise SteeringError(f"{TENSORS_NAME} holds vectors that {JSON_NAME} does not name: {', '.join(tensors)}.")
+    return Steering(tuple(pushes), tuple(content.reply_start), content.positions, content.fitted_on, content.record)
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        names = [JSON_NAME, TENSORS_NAME]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=names))
+    except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SteeringError(
+            f"{repository} is neither a folder nor a repository that the Hub gives ({reason}); check the name."
+        ) from error
+
+
+def upload_steering(steering: Steering, repository: str, *, private: bool, token: str | None) -> str:
+    """Create the repository if need be and upload the artefact; returns the commit's address."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, HfHubHTTPError, HFValidationError
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save_steering(steering, Path(folder))
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add AlphaSteer steering"))
+        except (HTTPError, HfHubHTTPError, HFValidationError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise SteeringError(f"{repository} cannot be uploaded ({reason}); check the name and your token.") from error

@@ -1,0 +1,33 @@
+"""The one formula, in the one place: every engine that steers calls these two functions."""
+
+from torch import Tensor
+
+
+def gate_value(score: Tensor, threshold: float | None, ceiling: float | None) -> Tensor:
+    """How far a gate opens.
+
+    ``clip((score - threshold) / (ceiling - threshold), 0, 1)``; without a threshold the score itself, which is
+    the paper's form (Eq. 4: Delta h = r w^T h).
+
+    Args:
+        score: w.h, the read-out of the gate's layer, of any shape.
+        threshold: scores up to here give exactly zero.
+        ceiling: scores from here on give one.
+    """
+    if threshold is None or ceiling is None:
+        return score
+    return ((score - threshold) / (ceiling - threshold)).clamp(0.0, 1.0)
+
+
+def push(hidden: Tensor, gate: Tensor, direction: Tensor, strength: float) -> Tensor:
+    """``h' = h + strength * g * r``, reckoned in float32 and returned in h's precision.
+
+    Where the gate is zero, h' is h bit for bit.
+
+    Args:
+        hidden: residual streams, of shape (..., d).
+        gate: gate values, of shape (...).
+        direction: the refusal direction r at this layer, of shape (d,).
+        strength: how far to push; positive is towards refusal.
+    """
+    return (hidden.float() + (strength * gate)[..., None] * direction).to(hidden.dtype)

@@ -1,0 +1,143 @@
+"""The artefact in memory: gates, the directions that they drive, and what they were fitted on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from alphasteer.errors import SteeringError
+from alphasteer.models import Fingerprint
+
+if TYPE_CHECKING:
+    from alphasteer.steering.attach import Attached
+
+Positions = Literal["reply_start", "prompt"]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A linear read-out of one layer's residual stream: about 0 on benign activations, about 1 on malicious ones.
+
+    Attributes:
+        layer: where it reads (the input of this decoder layer).
+        w: the read-out, float32, of shape (d,).
+        threshold: the score w.h up to which nothing is pushed; None for the paper's linear gate.
+        ceiling: the score from which the push is full; None for the paper's linear gate.
+    """
+
+    layer: int
+    w: Tensor
+    threshold: float | None = None
+    ceiling: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) != (self.ceiling is None):
+            raise SteeringError("A gate has a threshold and a ceiling, or neither of them.")
+        if self.threshold is not None and self.ceiling is not None and not self.threshold < self.ceiling:
+            raise SteeringError(f"A gate's threshold ({self.threshold}) must lie below its ceiling ({self.ceiling}).")
+
+
+@dataclass(frozen=True)
+class Push:
+    """One gate and the refusal directions that it drives.
+
+    Attributes:
+        gate: decides how far.
+        directions: refusal direction by layer, each float32 of shape (d,); no layer below the gate's.
+        strength: factor on the directions; 1 is the full difference between refused and complied.
+    """
+
+    gate: Gate
+    directions: Mapping[int, Tensor]
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.directions:
+            raise SteeringError("A push needs at least one layer to push.")
+        if min(self.directions) < self.gate.layer:
+            raise SteeringError(f"A gate read at layer {self.gate.layer} cannot push layer {min(self.directions)} below.")
+        vectors = [self.gate.w, *self.directions.values()]
+        if any(v.ndim != 1 or v.shape != self.gate.w.shape for v in vectors):
+            raise SteeringError("A gate and its directions must all be vectors of one length.")
+        if not all(bool(torch.isfinite(v).all()) for v in vectors):
+            raise SteeringError("A gate or a direction holds values that are not finite.")
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A short list of pushes: the method's default has one, the paper's form one a layer.
+
+    Attributes:
+        pushes: in order of their gates' layers.
+        reply_start: the token ids after which a reply begins (see ``ChatTemplate.reply_start``).
+        positions: ``reply_start`` (default: each reply start is read and pushed, a function of the token prefix
+            alone) or ``prompt`` (the paper's: read at the last reply start, pushed at every position up to it;
+            only for whole prompts in one forward).
+        fitted_on: the model and tokenizer it belongs to; None for one made by hand, which is not checked.
+        record: how it came about (prompt digests, calibration figures, versions, seed), as plain JSON values.
+    """
+
+    pushes: tuple[Push, ...]
+    reply_start: tuple[int, ...]
+    positions: Positions = "reply_start"
+    fitted_on: Fingerprint | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.pushes:
+            raise SteeringError("A steering needs at least one push.")
+        if not self.reply_start:
+            raise SteeringError("A steering needs the token ids of the reply start.")
+        if len({push.gate.w.shape for push in self.pushes}) != 1:
+            raise SteeringError("All pushes of a steering must have vectors of one length.")
+
+    @property
+    def hidden_size(self) -> int:
+        """d, the length of every vector."""
+        return int(self.pushes[0].gate.w.shape[0])
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Every layer that is read or pushed."""
+        return tuple(sorted({n for p in self.pushes for n in (p.gate.layer, *p.directions)}))
+
+    def scaled(self, factor: float) -> "Steering":
+        """The same steering at ``factor`` times its strength."""
+        return replace(self, pushes=tuple(replace(p, strength=p.strength * factor) for p in self.pushes))
+
+    def attach(self, model: Any, *, strength: float = 1.0, strict: bool = True) -> "Attached":
+        """Steer a Hugging Face model: ``with steering.attach(model): model.generate(...)``, or keep and ``remove()``.
+
+        Args:
+            model: a causal language model of transformers, compiled or not, on one device or several.
+            strength: a factor on the fitted strength; 0 steers nothing, and can be changed while attached.
+            strict: refuse any other model than the one it was fitted on; False allows fine-tunes of it.
+
+        Raises:
+            SteeringError: naming in what the model differs.
+        """
+        from alphasteer.steering.attach import Attached
+
+        return Attached(self, model, strength=strength, strict=strict)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``steering.safetensors``, ``steering.json`` and a model card; see ``steering.files``."""
+        from alphasteer.steering.files import save_steering
+
+        save_steering(self, Path(folder))
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None) -> "Steering":
+        """Read a folder, or a Hub repository, that ``save_pretrained`` or ``push_to_hub`` wrote."""
+        from alphasteer.steering.files import load_steering
+
+        return load_steering(source, revision)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the artefact to ``org/name`` on the Hugging Face Hub; returns the address."""
+        from alphasteer.steering.files import upload_steering
+
+        return upload_steering(self, repository, private=private, token=token)

@@ -1,0 +1,101 @@
+"""Tiny random models of many architectures, a tiny chat tokenizer, and steerings made by hand."""
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from alphasteer.models import find_decoder
+from alphasteer.steering import Gate, Push, Steering
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VOCABULARY = 320
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 258,
+}
+_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+ARCHITECTURES = {
+    "Llama": {},
+    "Mistral": {"sliding_window": 16},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 8},
+    "Gemma2": {"head_dim": 8, "sliding_window": 16},
+    "Gemma3Text": {"head_dim": 8, "sliding_window": 16},
+    "Phi3": {},
+    "Olmo2": {},
+    "GPTNeoX": {},
+    "GPT2": {"n_positions": 512},
+    "Mixtral": _EXPERTS,
+    "Qwen3Moe": {**_EXPERTS, "head_dim": 8},
+}
+CAUSAL_LM = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel"}
+
+
+def tiny_model(architecture: str, **changes):
+    torch.manual_seed(0)
+    config_class = getattr(transformers, f"{architecture}Config")
+    model_class = getattr(transformers, CAUSAL_LM.get(architecture, f"{architecture}ForCausalLM"))
+    config = config_class(**{**_COMMON, **ARCHITECTURES[architecture], **changes})
+    model = model_class(config).eval()
+    with torch.no_grad():  # the tiny default initialization would leave nearly nothing to steer
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+    return model
+
+
+def tiny_tokenizer(template: str = CHATML):
+    """Bytes as tokens, plus the specials of ChatML: every text is tokenized, no file is needed."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="<|im_end|>", pad_token="<pad>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def hand_made(model, marker, *, positions="reply_start", strength=1.0, threshold=None, ceiling=None, seed=1):
+    """One gate at layer 1 that drives layers 1 to 3, or a linear gate a layer for the paper's form."""
+    generator = torch.Generator().manual_seed(seed)
+    width = find_decoder(model).hidden_size
+
+    def vector():
+        return torch.randn(width, generator=generator)
+
+    if positions == "prompt":
+        pushes = tuple(Push(Gate(n, vector() / 10), {n: vector()}, strength) for n in (1, 2, 3))
+    else:
+        pushes = (Push(Gate(1, vector(), threshold, ceiling), {n: vector() * 3 for n in (1, 2, 3)}, strength),)
+    return Steering(pushes, tuple(marker), positions)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def any_model(request):
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama():
+    return tiny_model("Llama")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer()
