@@ -74,7 +74,9 @@ def residual_of(args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return hidden
 
 
-def with_residual(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def with_residual(
+    hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same layer inputs with another residual stream."""
     return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
@@ -112,7 +114,9 @@ def check_decoder(model: Any, decoder: Decoder) -> None:
         raise ModelError(f"{name}: a push at layer {middle} does not reach exactly what follows; it cannot be steered.")
     _, other, _ = _trace(model, decoder, changed)
     if not all(_close(a[:, :-1], b[:, :-1]) for a, b in zip(streams, other, strict=True)):
-        raise ModelError(f"{name} lets later tokens reach earlier ones (an encoder?); only causal decoders can be steered.")
+        raise ModelError(
+            f"{name} lets later tokens reach earlier ones (an encoder?); only causal decoders can be steered."
+        )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

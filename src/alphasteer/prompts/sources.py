@@ -66,7 +66,9 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                 try:
                     yield json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise PromptError(f"{path}, line {number}: not valid JSON ({error.msg}); mend that line.") from error
+                    raise PromptError(
+                        f"{path}, line {number}: not valid JSON ({error.msg}); mend that line."
+                    ) from error
 
 
 def _json_rows(path: Path) -> Iterator[Row]:

@@ -5,5 +5,6 @@
 
 from alphasteer.replies.generating import Reply, generate_replies
 from alphasteer.replies.judging import Judge, is_coherent, refuses
+from alphasteer.replies.prefilled import PrefilledPrompts
 
-__all__ = ["Judge", "Reply", "generate_replies", "is_coherent", "refuses"]
+__all__ = ["Judge", "PrefilledPrompts", "Reply", "generate_replies", "is_coherent", "refuses"]

@@ -1,6 +1,6 @@
 """Greedy replies to many prompts, in batches of like length."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from alphasteer.prompts import batches_by_tokens, pad
 from alphasteer.reporting import Reporter
+from alphasteer.resuming import Journal
 
 ROWS = 32
 TOKEN_BUDGET = 8192
@@ -21,10 +22,6 @@ class Reply:
     text: str
 
 
-def ignore_batch(_: Mapping[int, Reply]) -> None:
-    """The default for ``keep``: forget the batch."""
-
-
 @torch.inference_mode()
 def generate_replies(
     model: Any,
@@ -33,8 +30,7 @@ def generate_replies(
     report: Reporter,
     *,
     max_new_tokens: int,
-    known: Mapping[int, Reply] | None = None,
-    keep: Callable[[Mapping[int, Reply]], None] = ignore_batch,
+    journal: Journal | None = None,
     description: str = "Generating replies",
 ) -> list[Reply]:
     """Greedy replies in the order of the prompts.
@@ -42,14 +38,13 @@ def generate_replies(
     Args:
         sequences: the rendered prompts' token ids.
         max_new_tokens: a reply's length at most.
-        known: replies from an earlier, interrupted run, by index. A batch is generated again unless it is known
-            whole, so every batch holds the same prompts however often the run was interrupted.
-        keep: called after each batch with its replies by index.
+        journal: keeps the replies batch by batch and holds those of an earlier, interrupted run. A batch is
+            generated again unless it is known whole, so every batch holds the same prompts in every run.
     """
-    replies = dict(known or {})
+    journal = journal or Journal(None)
+    replies = {index: Reply(tuple(tokens), text) for index, (tokens, text) in journal.entries.items()}
     lengths = [len(sequence) + max_new_tokens for sequence in sequences]
-    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ends = _end_tokens(model, tokenizer)
+    filler, ends = filler_token(tokenizer), end_tokens(model, tokenizer)
 
     def batches() -> Iterator[tuple[list[int], int]]:
         for batch in batches_by_tokens(lengths, TOKEN_BUDGET, ROWS):
@@ -62,29 +57,37 @@ def generate_replies(
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=filler,
+            **greedy(filler, max_new_tokens),
         )
         new = {}
         for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-            tokens = _until_end(row, ends)
+            tokens = until_end(row, ends)
             new[i] = Reply(tokens, tokenizer.decode(tokens, skip_special_tokens=True))
         replies |= new
-        keep(new)
+        journal.add({i: (reply.tokens, reply.text) for i, reply in new.items()})
     return [replies[i] for i in range(len(sequences))]
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+def greedy(filler: int, max_new_tokens: int) -> dict[str, Any]:
+    """Arguments of ``model.generate`` for greedy replies; the model's sampling defaults are set aside."""
+    sampling = dict.fromkeys(("temperature", "top_p", "top_k"))
+    return {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": filler, **sampling}
+
+
+def filler_token(tokenizer: Any) -> int:
+    """The token that fills a batch's shorter rows."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a turn."""
     ends = model.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return {end for end in (*listed, tokenizer.eos_token_id) if end is not None}
 
 
-def _until_end(tokens: Sequence[int], ends: set[int]) -> tuple[int, ...]:
+def until_end(tokens: Sequence[int], ends: set[int]) -> tuple[int, ...]:
+    """The tokens up to and with the first that ends the turn."""
     for position, token in enumerate(tokens):
         if token in ends:
             return tuple(tokens[: position + 1])

@@ -4,7 +4,7 @@
 """
 
 from alphasteer.steering.attach import Attached, GateReading
-from alphasteer.steering.files import SteeringFile, write_whole
+from alphasteer.steering.files import SteeringFile
 from alphasteer.steering.formula import gate_value, push
 from alphasteer.steering.steering import Gate, Positions, Push, Steering
 
@@ -18,5 +18,4 @@ __all__ = [
     "SteeringFile",
     "gate_value",
     "push",
-    "write_whole",
 ]

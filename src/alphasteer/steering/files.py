@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from alphasteer.errors import SteeringError
 from alphasteer.models import Fingerprint
+from alphasteer.resuming import write_whole
 from alphasteer.steering.card import model_card
 from alphasteer.steering.steering import Gate, Positions, Push, Steering
 
@@ -96,21 +96,6 @@ def save_steering(steering: Steering, folder: Path) -> None:
         raise SteeringError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, meets the old content or the new one, never a part."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)  # mkstemp's 0600 would lock colleagues out
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
-
-
 def load_steering(source: str | Path, revision: str | None = None) -> Steering:
     """Read an artefact from a folder or, where there is no such folder, from the Hub.
 
@@ -130,14 +115,18 @@ def load_steering(source: str | Path, revision: str | None = None) -> Steering:
     try:
         return _steering_of(content, load_tensors(packed))
     except (SafetensorError, KeyError) as error:
-        raise SteeringError(f"{folder / TENSORS_NAME} lacks what {JSON_NAME} names ({error}); fetch both again.") from error
+        raise SteeringError(
+            f"{folder / TENSORS_NAME} lacks what {JSON_NAME} names ({error}); fetch both again."
+        ) from error
 
 
 def _read_json(path: Path) -> SteeringFile:
     try:
         raw = json.loads(path.read_bytes())
     except OSError as error:
-        raise SteeringError(f"{path} cannot be read ({error.strerror}); name a folder that alphasteer wrote.") from error
+        raise SteeringError(
+            f"{path} cannot be read ({error.strerror}); name a folder that alphasteer wrote."
+        ) from error
     except ValueError as error:
         raise SteeringError(f"{path} is no JSON ({error}); the file is damaged, fetch it again.") from error
     if not isinstance(raw, dict) or raw.get("format") != "alphasteer":
@@ -167,7 +156,7 @@ def _steering_of(content: SteeringFile, tensors: dict[str, Tensor]) -> Steering:
 
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 
     try:
         names = [JSON_NAME, TENSORS_NAME]
@@ -182,14 +171,18 @@ def _download(repository: str, revision: str | None) -> Path:
 def upload_steering(steering: Steering, repository: str, *, private: bool, token: str | None) -> str:
     """Create the repository if need be and upload the artefact; returns the commit's address."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save_steering(steering, Path(folder))
         try:
             api.create_repo(repository, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add AlphaSteer steering"))
+            return str(
+                api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add AlphaSteer steering")
+            )
         except (HTTPError, HfHubHTTPError, HFValidationError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise SteeringError(f"{repository} cannot be uploaded ({reason}); check the name and your token.") from error
+            raise SteeringError(
+                f"{repository} cannot be uploaded ({reason}); check the name and your token."
+            ) from error

@@ -1,5 +1,6 @@
 """The artefact in memory: gates, the directions that they drive, and what they were fitted on."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +59,9 @@ class Push:
         if not self.directions:
             raise SteeringError("A push needs at least one layer to push.")
         if min(self.directions) < self.gate.layer:
-            raise SteeringError(f"A gate read at layer {self.gate.layer} cannot push layer {min(self.directions)} below.")
+            raise SteeringError(
+                f"A gate read at layer {self.gate.layer} cannot push layer {min(self.directions)} below."
+            )
         vectors = [self.gate.w, *self.directions.values()]
         if any(v.ndim != 1 or v.shape != self.gate.w.shape for v in vectors):
             raise SteeringError("A gate and its directions must all be vectors of one length.")
@@ -103,6 +106,19 @@ class Steering:
     def layers(self) -> tuple[int, ...]:
         """Every layer that is read or pushed."""
         return tuple(sorted({n for p in self.pushes for n in (p.gate.layer, *p.directions)}))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that decides what the steering does: equal digests steer alike."""
+        parts = [f"{self.positions} {self.reply_start}"]
+        for push in self.pushes:
+            gate = push.gate
+            parts.append(f"{gate.layer} {gate.threshold} {gate.ceiling} {push.strength} {sorted(push.directions)}")
+        whole = hashlib.sha256("\n".join(parts).encode())
+        for push in self.pushes:
+            for vector in (push.gate.w, *(push.directions[layer] for layer in sorted(push.directions))):
+                whole.update(vector.detach().float().cpu().numpy().tobytes())
+        return whole.hexdigest()
 
     def scaled(self, factor: float) -> "Steering":
         """The same steering at ``factor`` times its strength."""

@@ -1,0 +1,23 @@
+"""The method: refusal direction, null space, gate regression, calibration, the choice of layers, and ``fit``.
+
+``fit(model, tokenizer, benign, harmful)`` gives a Steering; ``fit_gate(benign, malicious)`` gives one gate's w.
+"""
+
+from alphasteer.learning.calibration import Calibration, benign_threshold, calibrate
+from alphasteer.learning.directions import refusal_direction
+from alphasteer.learning.fit import fit
+from alphasteer.learning.gates import fit_gate, gate_from_moments, null_space_basis
+from alphasteer.learning.settings import FitSettings, fit_settings
+
+__all__ = [
+    "Calibration",
+    "FitSettings",
+    "benign_threshold",
+    "calibrate",
+    "fit",
+    "fit_gate",
+    "fit_settings",
+    "gate_from_moments",
+    "null_space_basis",
+    "refusal_direction",
+]

@@ -1,0 +1,85 @@
+"""The prompts of a fit, by source: what the gate is fitted on and what is held out to calibrate and choose."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alphasteer.errors import LearningError
+from alphasteer.learning.settings import FitSettings
+from alphasteer.prompts import PromptSet, without_shared
+from alphasteer.reporting import Reporter
+
+FEWEST_FIT = 16
+FEWEST_HELD_OUT = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of prompts, split in two.
+
+    Attributes:
+        name: the SPEC it came from.
+        fit: what directions and gates are learned from; empty for a source given for validation only.
+        held_out: what thresholds are set and layers are chosen on.
+    """
+
+    name: str
+    fit: PromptSet
+    held_out: PromptSet
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All sources of a fit: benign ones (borderline included) and malicious ones (jailbreaks included)."""
+
+    benign: tuple[Source, ...]
+    malicious: tuple[Source, ...]
+
+
+def gather(
+    benign: Sequence[PromptSet],
+    malicious: Sequence[PromptSet],
+    settings: FitSettings,
+    report: Reporter,
+    *,
+    benign_validation: Sequence[PromptSet] = (),
+    malicious_validation: Sequence[PromptSet] = (),
+) -> Examples:
+    """Sample and split the sources, and take out what contradicts itself.
+
+    Every source keeps ``settings.held_out`` of its prompts out, unless its prompts carry splits of their own
+    (as the starter prompts do): then ``test`` is left alone and ``validation`` is held out. Validation sources
+    are held out whole.
+
+    Raises:
+        LearningError: if a side has too few prompts to fit on or to hold out.
+    """
+    sides = []
+    fit_benign, fit_malicious, shared = without_shared(
+        [*benign, *benign_validation], [*malicious, *malicious_validation]
+    )
+    if shared:
+        report.say(f"{shared} prompts stand among the benign and the malicious ones; they were left out of both.")
+    for name, sets, count in (("benign", fit_benign, len(benign)), ("malicious", fit_malicious, len(malicious))):
+        dropped = sum(prompts.dropped for prompts in sets)
+        if dropped:
+            report.say(f"{dropped} duplicate {name} prompts were left out.")
+        sources = [_split(prompts, settings) for prompts in sets[:count]]
+        validation = [prompts.limit(settings.limit, settings.seed) for prompts in sets[count:]]
+        sources += [Source(prompts.name, prompts.where(lambda _: False), prompts) for prompts in validation]
+        for part, fewest in (("fit", FEWEST_FIT), ("held_out", FEWEST_HELD_OUT)):
+            have = sum(len(getattr(source, part)) for source in sources)
+            if have < fewest:
+                verb = "fit on" if part == "fit" else "hold out"
+                raise LearningError(
+                    f"Only {have} {name} prompts are there to {verb}, at least {fewest} are needed; add more."
+                )
+        sides.append(tuple(sources))
+    return Examples(*sides)
+
+
+def _split(prompts: PromptSet, settings: FitSettings) -> Source:
+    if any(prompt.split for prompt in prompts):
+        fit = prompts.where(lambda p: p.split == "fit").limit(settings.limit, settings.seed)
+        return Source(prompts.name, fit, prompts.where(lambda p: p.split == "validation"))
+    fit, held_out = prompts.limit(settings.limit, settings.seed).split(settings.held_out, settings.seed)
+    return Source(prompts.name, fit, held_out)

@@ -1,0 +1,62 @@
+"""Activations of prompts, read once each and kept on the shelf."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphasteer.activations import read_residual_stream
+from alphasteer.errors import LearningError
+from alphasteer.models import Decoder, context_length
+from alphasteer.prompts import ChatTemplate, Prompt
+from alphasteer.reporting import Reporter
+from alphasteer.resuming import Shelf
+
+ByLayer = Mapping[int, Tensor]
+"""Activations of shape (n, d) by layer."""
+
+
+class Readings:
+    """The residual stream at the reply start of any prompts, at a fixed range of layers."""
+
+    def __init__(
+        self,
+        model: Any,
+        decoder: Decoder,
+        template: ChatTemplate,
+        layers: Sequence[int],
+        shelf: Shelf,
+        report: Reporter,
+    ) -> None:
+        self.layers = tuple(layers)
+        self._model, self._decoder, self._template = model, decoder, template
+        self._shelf, self._report = shelf, report
+        self._known: dict[str, Tensor] = {}  # by prompt key, of shape (layers, d)
+
+    def of(self, prompts: Sequence[Prompt], name: str) -> ByLayer:
+        """Activations of these prompts by layer, in their order; what was read before is not read again.
+
+        Raises:
+            LearningError: if an activation is not finite.
+            PromptError: if a prompt is longer than the model's context.
+        """
+        new = [prompt for prompt in prompts if prompt.key not in self._known]
+        if new:
+            sequences = self._template.render_all(new, context_length(self._model))
+            stack = self._shelf.tensors("activations", [sequences, self.layers], lambda: self._read(sequences, name))
+            self._known.update(zip((prompt.key for prompt in new), stack["activations"], strict=True))
+        width = self._decoder.hidden_size
+        rows = (
+            torch.stack([self._known[p.key] for p in prompts]) if prompts else torch.empty(0, len(self.layers), width)
+        )
+        return {layer: rows[:, i] for i, layer in enumerate(self.layers)}
+
+    def _read(self, sequences: Sequence[Sequence[int]], name: str) -> dict[str, Tensor]:
+        streams = read_residual_stream(
+            self._model, self._decoder, sequences, self.layers, self._report, description=f"Reading {name}"
+        )
+        stack = torch.stack([streams[layer] for layer in self.layers], dim=1)
+        if not bool(torch.isfinite(stack).all()):
+            raise LearningError(f"Some activations of {name} are not finite; load the model in bfloat16 or float32.")
+        return {"activations": stack}

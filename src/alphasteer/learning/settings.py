@@ -1,0 +1,77 @@
+"""Every setting of a fit, defined once: for the command line, for ``--config`` files and for the API."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alphasteer.errors import LearningError
+from alphasteer.learning.gates import NullSpace
+
+Preset = Literal["default", "paper"]
+
+
+class FitSettings(BaseModel):
+    """Settings of a fit; the defaults are the ``default`` preset and fit any chat model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Preset = Field("default", description="default: one gate drives many layers; paper: a gate per layer.")
+    limit: int | None = Field(None, ge=2, description="At most this many prompts of each source, drawn by the seed.")
+    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each source kept from the fit, for calibration.")
+    gate_layer: int | None = Field(None, ge=0, description="Layer of the gate; chosen by gate quality if not given.")
+    layers: str = Field("auto", pattern=r"^(auto|\d+-\d+)$", description="Pushed layers, such as 12-20, or auto.")
+    strength: float | None = Field(None, description="Factor on the refusal direction; chosen if not given.")
+    null_space: NullSpace = Field("soft", description="soft: penalty on benign energy; hard: the paper's projection.")
+    mu: float | None = Field(None, ge=0, description="Weight of the benign moments (soft); chosen if not given.")
+    null_share: float = Field(0.6, gt=0, le=1, description="Share of dimensions in the null space (hard).")
+    alpha: float = Field(1e-3, gt=0, description="Ridge, in units of the malicious activations' mean energy.")
+    benign_budget: float = Field(0.02, gt=0, lt=1, description="Share of held-out benign prompts that may be pushed.")
+    ceiling_quantile: float = Field(0.3, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
+    replies: int = Field(
+        200, ge=8, description="At most this many requests of a source are replied to for the contrast."
+    )
+    reply_tokens: int = Field(24, ge=4, description="Length of the short replies that are judged while fitting.")
+    probes: int = Field(24, ge=4, description="Held-out requests of a source on which pushed windows are tried.")
+    seed: int = Field(0, description="Draws samples; the same seed gives the same steering.")
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The pushed layers, first and last, or None for auto."""
+        if self.layers == "auto":
+            return None
+        first, last = map(int, self.layers.split("-"))
+        return first, last
+
+
+_PAPER = {"null_space": "hard"}
+
+
+def fit_settings(values: dict[str, Any] | None = None, config: Path | None = None) -> FitSettings:
+    """Settings from a preset, a YAML file and given values; what is given later wins.
+
+    Raises:
+        LearningError: naming the first setting that is unknown or out of range.
+    """
+    given = {**_read_yaml(config), **(values or {})}
+    if given.get("preset") == "paper":
+        given = {**_PAPER, **given}
+    try:
+        return FitSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        raise LearningError(f"Setting {name!r}: {first['msg']}; see alphasteer fit --help.") from error
+
+
+def _read_yaml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LearningError(f"{path} cannot be read as YAML ({error}); mend it.") from error
+    if not isinstance(content, dict | None):
+        raise LearningError(f"{path} holds no settings; write lines such as 'limit: 400'.")
+    return content or {}

@@ -1,0 +1,101 @@
+"""Prompts whose key-value cache is kept, to try many steerings on them for the price of the replies alone.
+
+A steering that acts at reply starts only leaves everything before them as it was, so the cache of the prompts up
+to there is the same for every such steering.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphasteer.prompts import batches_by_tokens, pad
+from alphasteer.replies.generating import Reply, end_tokens, filler_token, greedy, until_end
+from alphasteer.reporting import Reporter
+
+ROWS = 32
+TOKEN_BUDGET = 8192
+
+
+@dataclass(frozen=True)
+class _Batch:
+    rows: list[int]
+    ids: Tensor
+    mask: Tensor
+    cache: Any
+
+
+class PrefilledPrompts:
+    """Rendered prompts, run once up to their reply starts."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        sequences: Sequence[Sequence[int]],
+        reply_start: Sequence[int],
+        report: Reporter,
+        *,
+        reuse: bool = True,
+    ) -> None:
+        """Run all prompts but for their last ``len(reply_start)`` tokens, unsteered.
+
+        Args:
+            sequences: token ids, each ending with the reply start.
+            reply_start: the reply start's token ids; these stay to be run, so that a steering can see them.
+            reuse: False for steerings that act at other positions too; every try then runs the whole prompts.
+        """
+        self.model, self.tokenizer, self.count = model, tokenizer, len(sequences)
+        self._filler = filler_token(tokenizer)
+        lengths = [len(sequence) for sequence in sequences]
+
+        def batches() -> Iterator[tuple[list[int], int]]:
+            for batch in batches_by_tokens(lengths, TOKEN_BUDGET, ROWS):
+                yield batch, sum(lengths[i] for i in batch)
+
+        self._batches = []
+        for rows in report.track(batches(), "Running the probe prompts", sum(lengths)):
+            ids, mask = pad([sequences[i] for i in rows], side="left", fill=self._filler)
+            ids, mask = ids.to(model.device), mask.to(model.device)
+            cache = self._prefill(ids, mask, len(reply_start)) if reuse else None
+            self._batches.append(_Batch(rows, ids, mask, cache))
+
+    def _prefill(self, ids: Tensor, mask: Tensor, kept_back: int) -> Any:
+        before, seen = ids[:, :-kept_back], mask[:, :-kept_back]
+        places = (seen.cumsum(1) - 1).clamp(min=0)
+        return self.model(
+            input_ids=before, attention_mask=seen, position_ids=places, use_cache=True, logits_to_keep=1
+        ).past_key_values
+
+    def replies(self, max_new_tokens: int) -> list[Reply]:
+        """Greedy replies, under whatever steering is attached now; in the order of the prompts."""
+        ends = end_tokens(self.model, self.tokenizer)
+        replies: dict[int, Reply] = {}
+        for batch in self._batches:
+            output = self._generate(batch, max_new_tokens).sequences[:, batch.ids.shape[1] :].tolist()
+            for row, tokens in zip(batch.rows, output, strict=True):
+                kept = until_end(tokens, ends)
+                replies[row] = Reply(kept, self.tokenizer.decode(kept, skip_special_tokens=True))
+        return [replies[row] for row in range(self.count)]
+
+    def first_token(self) -> Tensor:
+        """The distribution of each reply's first token, of shape (n, vocabulary), float32."""
+        rows: dict[int, Tensor] = {}
+        for batch in self._batches:
+            logits = self._generate(batch, 1).logits[0]
+            rows.update(zip(batch.rows, logits.float().softmax(-1).cpu(), strict=True))
+        return torch.stack([rows[row] for row in range(self.count)])
+
+    def _generate(self, batch: _Batch, max_new_tokens: int) -> Any:
+        return self.model.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            past_key_values=copy.deepcopy(batch.cache),
+            output_logits=True,
+            return_dict_in_generate=True,
+            **greedy(self._filler, max_new_tokens),
+        )

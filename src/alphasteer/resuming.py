@@ -1,0 +1,85 @@
+"""Keeping the results of long steps in a folder, so that an interrupted run goes on where it stopped."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def digest(identity: Any) -> str:
+    """A short SHA-256 of a JSON value: equal inputs, equal names."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, meets the old content or the new one, never a part."""
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o644)  # mkstemp's 0600 would lock colleagues out
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+class Shelf:
+    """Tensors and JSON lines by what they were made from; without a folder, nothing is kept."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def tensors(self, name: str, identity: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What ``compute`` gave for this identity, computed only if it is not on the shelf."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{name}-{digest(identity)}.safetensors"
+        if path.exists():
+            try:
+                return dict(load_file(path))
+            except SafetensorError:  # damaged from outside: what is written here is whole or absent
+                path.unlink()
+        result = compute()
+        scratch = path.with_suffix(".part")
+        save_file({key: value.contiguous() for key, value in result.items()}, scratch)
+        scratch.replace(path)
+        return result
+
+    def journal(self, name: str, identity: Any) -> "Journal":
+        """The journal of this identity, with what an earlier run wrote into it."""
+        return Journal(None if self.folder is None else self.folder / f"{name}-{digest(identity)}.jsonl")
+
+
+class Journal:
+    """JSON values by index, appended line by line; a line cut off by a crash is dropped and written again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.entries: dict[int, Any] = {}
+        if path is not None and path.exists():
+            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            for line in whole.splitlines():
+                index, value = json.loads(line)
+                self.entries[index] = value
+            path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+
+    def add(self, values: Mapping[int, Any]) -> None:
+        """Keep these values."""
+        self.entries.update(values)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(
+                    json.dumps([index, value], ensure_ascii=False) + "\n" for index, value in values.items()
+                )
