@@ -25,9 +25,11 @@ class LogReporter:
     """The library's default: sentences go to the ``alphasteer`` logger, progress is silent."""
 
     def say(self, message: str) -> None:
+        """Log the sentence."""
         _logger.info(message)
 
     def track(self, items: Iterable[tuple[T, int]], description: str, total: int) -> Iterator[T]:
+        """Yield the items."""
         _logger.debug("%s (%d)", description, total)
         for item, _ in items:
             yield item

@@ -124,7 +124,11 @@ def test_the_papers_form_pushes_all_prompt_positions_by_the_gate_at_the_last(lla
 
     before = [keep(1)]
     with steering.attach(llama):
-        after = [layers[1].self_attn.register_forward_pre_hook(lambda m, a, k: streams.update(a=k["hidden_states"]), with_kwargs=True)]
+        after = [
+            layers[1].self_attn.register_forward_pre_hook(
+                lambda m, a, k: streams.update(a=k["hidden_states"]), with_kwargs=True
+            )
+        ]
         logits(llama, ids)
     for handle in before + after:
         handle.remove()

@@ -54,7 +54,7 @@ def read_residual_stream(
         for batch in batches_by_tokens(lengths, token_budget):
             yield batch, sum(lengths[i] for i in batch)
 
-    device = decoder.embedding.weight.device
+    device = decoder.device
     for batch in report.track(batches(), description, sum(lengths)):
         ids, mask = pad([sequences[i][shared:] for i in batch], side="right")
         inputs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
@@ -78,7 +78,7 @@ def _read_prefix(model: Any, decoder: Decoder, ids: Sequence[int], highest: int)
     cache = DynamicCache(config=model.config)
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         return None  # recurrent and hybrid models keep states that do not split at a token
-    device = decoder.embedding.weight.device
+    device = decoder.device
     inputs = {"input_ids": torch.tensor([list(ids)], device=device), "past_key_values": cache, "use_cache": True}
     _run(model, decoder, inputs, [highest], torch.tensor([0], device=device))
     return cache

@@ -20,6 +20,10 @@ class Pair:
     vanilla: Reply
     steered: Reply
 
+    def reply(self, arm: str) -> Reply:
+        """The reply of ``vanilla`` or ``steered``."""
+        return {"vanilla": self.vanilla, "steered": self.steered}[arm]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -42,11 +46,11 @@ class Outcome:
 
     def coherent(self, arm: str) -> float:
         """The share of the arm's replies that read as language."""
-        return sum(is_coherent(getattr(pair, arm).text) for pair in self.pairs) / len(self)
+        return sum(is_coherent(pair.reply(arm).text) for pair in self.pairs) / len(self)
 
     def identical(self, arm: str) -> float:
         """The share of the arm's replies that are the unsteered model's, token for token."""
-        return sum(getattr(pair, arm).tokens == pair.vanilla.tokens for pair in self.pairs) / len(self)
+        return sum(pair.reply(arm).tokens == pair.vanilla.tokens for pair in self.pairs) / len(self)
 
 
 def compare(
@@ -92,6 +96,6 @@ def compare(
     for suite in suites:
         rows = [row for row, name in enumerate(names) if name == suite]
         pairs = tuple(Pair(texts[row], replies["vanilla"][row], replies["steered"][row]) for row in rows)
-        judged = {arm: tuple(judge(getattr(pair, arm).text) for pair in pairs) for arm in ("vanilla", "steered")}
+        judged = {arm: tuple(judge(pair.reply(arm).text) for pair in pairs) for arm in ("vanilla", "steered")}
         outcomes[suite] = Outcome(pairs, judged)
     return outcomes

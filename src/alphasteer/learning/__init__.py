@@ -7,7 +7,7 @@ from alphasteer.learning.calibration import Calibration, benign_threshold, calib
 from alphasteer.learning.directions import refusal_direction
 from alphasteer.learning.fit import fit
 from alphasteer.learning.gates import fit_gate, gate_from_moments, null_space_basis
-from alphasteer.learning.settings import FitSettings, fit_settings
+from alphasteer.learning.settings import FitSettings, fit_settings, read_config
 
 __all__ = [
     "Calibration",
@@ -19,5 +19,6 @@ __all__ = [
     "fit_settings",
     "gate_from_moments",
     "null_space_basis",
+    "read_config",
     "refusal_direction",
 ]

@@ -11,7 +11,7 @@ from alphasteer.reporting import Reporter
 
 FEWEST = 8
 """Fewer refused or complied requests than this give a direction that is mostly noise."""
-PLENTY = 64
+PLENTY = 32
 """From this many refusals of its own on, a model needs no instruction to show how it refuses."""
 INSTRUCTION = "\n\n(Reply only with a short refusal: say that you cannot help with this.)"
 """In the user's turn, since not every template has a place for a system prompt."""
@@ -34,26 +34,9 @@ class Contrast:
     complied: tuple[Prompt, ...]
 
 
-@dataclass(frozen=True)
-class Behaviour:
-    """How a model refuses: the contrasts it shows, and the first tokens of its replies of either kind."""
-
-    contrasts: tuple[Contrast, ...]
-    refused_openings: tuple[int, ...]
-    complied_openings: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Sorted:
-    refused: tuple[Prompt, ...]
-    complied: tuple[Prompt, ...]
-    refused_openings: tuple[int, ...]
-    complied_openings: tuple[int, ...]
-
-
 def observe_refusals(
     malicious: Sequence[Prompt], benign: Sequence[Prompt], reply: ShortReplies, report: Reporter
-) -> Behaviour:
+) -> tuple[Contrast, ...]:
     """Find out which requests the model refuses, with fallbacks where it hardly ever or always does.
 
     1. *own replies*: malicious requests that it refuses against those with which it complies.
@@ -68,48 +51,39 @@ def observe_refusals(
     Raises:
         LearningError: if the model refuses nothing even when told to, or complies with nothing at all.
     """
-    own = _sort(malicious, reply(malicious, "malicious requests"))
-    report.say(f"Of {len(malicious)} malicious requests the model refuses {len(own.refused)} by itself.")
-    if len(own.complied) < FEWEST:
+    refused, complied = _sort(malicious, reply(malicious, "malicious requests"))
+    report.say(f"Of {len(malicious)} malicious requests the model refuses {len(refused)} by itself.")
+    if len(complied) < FEWEST:
         report.say("It hardly ever complies: taking the benign requests with which it does as the other side.")
-        easy = _sort(benign, reply(benign, "benign requests"))
-        if len(easy.complied) < FEWEST:
+        _, easy = _sort(benign, reply(benign, "benign requests"))
+        if len(easy) < FEWEST:
             raise LearningError(
-                f"The model complies with {len(easy.complied)} of {len(benign)} benign requests, so no direction "
+                f"The model complies with {len(easy)} of {len(benign)} benign requests, so no direction "
                 "tells refusal from compliance; give benign prompts that it answers."
             )
-        contrast = Contrast("benign compliance", own.refused, easy.complied)
-        return Behaviour((contrast,), own.refused_openings, easy.complied_openings)
+        return (Contrast("benign compliance", refused, easy),)
     contrasts = []
-    openings = own.refused_openings
-    if len(own.refused) >= FEWEST:
-        contrasts.append(Contrast("own replies", own.refused, own.complied))
-    if len(own.refused) < PLENTY:
+    if len(refused) >= FEWEST:
+        contrasts.append(Contrast("own replies", refused, complied))
+    if len(refused) < PLENTY:
         report.say("It seldom refuses by itself: looking at its refusals under an instruction to refuse as well.")
-        told = [_told_to_refuse(prompt) for prompt in malicious]
-        instructed = _sort(told, reply(told, "requests with an instruction to refuse"))
-        report.say(f"Told to refuse, it refuses {len(instructed.refused)} of {len(told)}.")
-        if len(instructed.refused) >= FEWEST:
-            contrasts.append(Contrast("instructed refusals", instructed.refused, own.complied))
-            openings += instructed.refused_openings
+        told = [_told_to_refuse(prompt) for prompt in malicious[: 3 * PLENTY]]
+        instructed, _ = _sort(told, reply(told, "requests with an instruction to refuse"))
+        report.say(f"Told to refuse, it refuses {len(instructed)} of {len(told)}.")
+        if len(instructed) >= FEWEST:
+            contrasts.append(Contrast("instructed refusals", instructed, complied))
     if not contrasts:
         raise LearningError(
-            f"The model refuses fewer than {FEWEST} of {len(malicious)} malicious requests even when told to; "
+            f"The model refuses fewer than {FEWEST} malicious requests even when told to; "
             "it has no refusal direction to learn, so use a chat model that can refuse, or give more requests."
         )
-    return Behaviour(tuple(contrasts), openings, own.complied_openings)
+    return tuple(contrasts)
 
 
-def _sort(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> _Sorted:
-    pairs = list(zip(prompts, replies, strict=True))
-    refused = [pair for pair in pairs if refuses(pair[1].text)]
-    complied = [pair for pair in pairs if is_coherent(pair[1].text) and not refuses(pair[1].text)]
-    return _Sorted(
-        tuple(prompt for prompt, _ in refused),
-        tuple(prompt for prompt, _ in complied),
-        tuple(reply.tokens[0] for _, reply in refused),
-        tuple(reply.tokens[0] for _, reply in complied),
-    )
+def _sort(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    pairs = [(prompt, reply.text) for prompt, reply in zip(prompts, replies, strict=True)]
+    refused = tuple(prompt for prompt, text in pairs if refuses(text))
+    return refused, tuple(prompt for prompt, text in pairs if is_coherent(text) and not refuses(text))
 
 
 def _told_to_refuse(prompt: Prompt) -> Prompt:

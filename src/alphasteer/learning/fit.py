@@ -9,17 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from alphasteer.errors import LearningError
-from alphasteer.learning.contrast import Behaviour, Contrast, observe_refusals
+from alphasteer.learning.contrast import Contrast, observe_refusals
 from alphasteer.learning.directions import refusal_direction
 from alphasteer.learning.examples import Examples, Source, gather
 from alphasteer.learning.gate_choice import Activations, GateCandidate, fit_candidates
-from alphasteer.learning.push_choice import (
-    Trial,
-    choose_push,
-    mean_direction,
-    possible_pushes,
-    refusal_openings,
-)
+from alphasteer.learning.push_choice import Trial, choose_push, mean_direction, possible_pushes
 from alphasteer.learning.readings import ByLayer, Readings
 from alphasteer.learning.settings import FitSettings
 from alphasteer.models import Fingerprint, check_decoder, find_decoder, fingerprint
@@ -112,20 +106,20 @@ class Fit:
             f"The gate reads layer {gate.layer} of {len(self.decoder)}: AUC {gate.auc:.3f} on held-out prompts "
             f"(partial AUC {gate.partial_auc:.3f}, the best of {len(candidates)} gates)."
         )
-        behaviour = self._observe(examples)
-        directions = self._directions(behaviour.contrasts)
-        trials, before, probes = self._push(examples, candidates, directions, behaviour)
+        contrasts = self._observe(examples)
+        directions = self._directions(contrasts)
+        trials, before = self._push(examples, candidates, directions)
         best = trials[0]
         self.report.say(
             f"Pushing layers {best.first} to {best.last} by {best.strength:g} along the direction of {best.rule}: "
-            f"{best.refused:.0%} of {probes} held-out malicious requests refused, {before:.0%} without steering."
+            f"{best.refused:.0%} of {best.probes} held-out malicious requests refused, {before:.0%} without steering."
         )
         steering = self._build(best, candidates, directions)
         record = {
             **self._provenance(examples),
             "contrast": {
                 "rule": best.rule,
-                "found": {c.rule: [len(c.refused), len(c.complied)] for c in behaviour.contrasts},
+                "found": {c.rule: [len(c.refused), len(c.complied)] for c in contrasts},
             },
             "gate": _gate_record(gate),
             "gates": [_gate_record(c) for c in _best_by_layer(candidates)],
@@ -136,7 +130,7 @@ class Fit:
                 "opened": dict(gate.calibration.opened),
             },
             "trials": [vars(trial) for trial in trials],
-            "validation": {"probes": probes, "refused": {"vanilla": before, "steered": best.refused}},
+            "validation": {"probes": best.probes, "refused": {"vanilla": before, "steered": best.refused}},
         }
         return Steering(steering.pushes, steering.reply_start, steering.positions, self.fingerprint, record)
 
@@ -161,7 +155,7 @@ class Fit:
             lambda numbers: list(self.report.track(((n, 1) for n in numbers), "Fitting gates", len(numbers))),
         )
 
-    def _observe(self, examples: Examples) -> Behaviour:
+    def _observe(self, examples: Examples) -> tuple[Contrast, ...]:
         settings = self.settings
 
         def sample(sources: Sequence[Source]) -> Sequence[Prompt]:
@@ -195,38 +189,31 @@ class Fit:
         return found
 
     def _push(
-        self,
-        examples: Examples,
-        candidates: Sequence[GateCandidate],
-        directions: Mapping[str, ByLayer],
-        behaviour: Behaviour,
-    ) -> tuple[list[Trial], float, int]:
+        self, examples: Examples, candidates: Sequence[GateCandidate], directions: Mapping[str, ByLayer]
+    ) -> tuple[list[Trial], float]:
         settings = self.settings
-        probes = union(
-            [source.held_out.limit(settings.probes, settings.seed) for source in examples.malicious if source.held_out],
-            "probes",
+        held_out = [source.held_out for source in examples.malicious if len(source.held_out)]
+        few, many = (
+            PrefilledPrompts(
+                self.model,
+                self.tokenizer,
+                self.template.render_all(union([s.limit(count, settings.seed) for s in held_out], "probes").prompts),
+                self.template.reply_start,
+                self.report,
+                reuse=settings.preset == "default",
+            )
+            for count in (max(1, settings.probes // 3), settings.probes)
         )
-        prefilled = PrefilledPrompts(
-            self.model,
-            self.tokenizer,
-            self.template.render_all(probes.prompts),
-            self.template.reply_start,
-            self.report,
-            reuse=settings.preset == "default",
-        )
-        before = prefilled.replies(settings.reply_tokens)
+        before = many.replies(settings.reply_tokens)
         trials = choose_push(
             self.model,
-            prefilled,
+            [few, many],
             possible_pushes(candidates[0].layer, len(self.decoder), list(directions), settings),
             lambda trial: self._build(trial, candidates, directions),
-            refusal_openings(
-                behaviour.refused_openings, behaviour.complied_openings, self.decoder.embedding.weight.shape[0]
-            ),
             settings,
             self.report,
         )
-        return trials, sum(refuses(reply.text) for reply in before) / len(before), len(probes)
+        return trials, sum(refuses(reply.text) for reply in before) / len(before)
 
     def _build(
         self, trial: Trial, candidates: Sequence[GateCandidate], directions: Mapping[str, Mapping[int, Tensor]]

@@ -83,11 +83,13 @@ def null_space_basis(benign: Moments, share: float) -> Tensor:
         raise LearningError(f"The null space's share of the dimensions must be above 0 and at most 1, not {share}.")
     width = len(benign.total)
     _, vectors = torch.linalg.eigh(benign.second)
-    return vectors[:, : max(1, round(share * width))]
+    null: Tensor = vectors[:, : max(1, round(share * width))]
+    return null
 
 
 def _solve(matrix: Tensor, ridge: float, target: Tensor) -> Tensor:
     """(matrix + ridge I)^-1 target, for a symmetric positive semi-definite matrix."""
     shifted = matrix.clone()
     shifted.diagonal().add_(ridge)
-    return torch.cholesky_solve(target[:, None], torch.linalg.cholesky(shifted))[:, 0]
+    solution: Tensor = torch.cholesky_solve(target[:, None], torch.linalg.cholesky(shifted))
+    return solution[:, 0]

@@ -30,10 +30,11 @@ class FitSettings(BaseModel):
     benign_budget: float = Field(0.02, gt=0, lt=1, description="Share of held-out benign prompts that may be pushed.")
     ceiling_quantile: float = Field(0.3, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
     replies: int = Field(
-        200, ge=8, description="At most this many requests of a source are replied to for the contrast."
+        100, ge=8, description="At most this many requests of a source are replied to for the contrast."
     )
-    reply_tokens: int = Field(24, ge=4, description="Length of the short replies that are judged while fitting.")
-    probes: int = Field(24, ge=4, description="Held-out requests of a source on which pushed windows are tried.")
+    reply_tokens: int = Field(28, ge=4, description="Length of the short replies that are judged while fitting.")
+    trials: int = Field(32, ge=1, description="Ways to push that are tried, drawn by the seed.")
+    probes: int = Field(24, ge=4, description="Held-out requests of a source on which the best pushes are tried.")
     seed: int = Field(0, description="Draws samples; the same seed gives the same steering.")
 
     @property
@@ -48,13 +49,13 @@ class FitSettings(BaseModel):
 _PAPER = {"null_space": "hard"}
 
 
-def fit_settings(values: dict[str, Any] | None = None, config: Path | None = None) -> FitSettings:
-    """Settings from a preset, a YAML file and given values; what is given later wins.
+def fit_settings(values: dict[str, Any] | None = None) -> FitSettings:
+    """Settings from given values; the preset's stand in for what is not given.
 
     Raises:
         LearningError: naming the first setting that is unknown or out of range.
     """
-    given = {**_read_yaml(config), **(values or {})}
+    given = dict(values or {})
     if given.get("preset") == "paper":
         given = {**_PAPER, **given}
     try:
@@ -65,7 +66,12 @@ def fit_settings(values: dict[str, Any] | None = None, config: Path | None = Non
         raise LearningError(f"Setting {name!r}: {first['msg']}; see alphasteer fit --help.") from error
 
 
-def _read_yaml(path: Path | None) -> dict[str, Any]:
+def read_config(path: Path | None) -> dict[str, Any]:
+    """What a YAML file sets, by name; nothing without a file.
+
+    Raises:
+        LearningError: if it cannot be read, or holds no settings.
+    """
     if path is None:
         return {}
     try:

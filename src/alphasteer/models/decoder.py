@@ -29,8 +29,18 @@ class Decoder:
     def __len__(self) -> int:
         return len(self.layers)
 
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return next(self.embedding.parameters()).device
 
-def find_decoder(model: nn.Module) -> Decoder:
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return int(next(self.embedding.parameters()).shape[0])
+
+
+def find_decoder(model: Any) -> Decoder:
     """Find the decoder layers: the one outermost list of equal modules as long as the text config says.
 
     Raises:
@@ -93,11 +103,9 @@ def check_decoder(model: Any, decoder: Decoder) -> None:
         ModelError: naming the first of these that fails.
     """
     name, middle = type(model).__name__, len(decoder) // 2
-    device = decoder.embedding.weight.device
-    vocabulary = decoder.embedding.weight.shape[0]
-    ids = (torch.arange(1, 7, device=device) * 7 % vocabulary)[None]
+    ids = (torch.arange(1, 7, device=decoder.device) * 7 % decoder.vocabulary)[None]
     changed = ids.clone()
-    changed[0, -1] = (changed[0, -1] + 1) % vocabulary
+    changed[0, -1] = (changed[0, -1] + 1) % decoder.vocabulary
 
     order, streams, logits = _trace(model, decoder, ids)
     if order != list(range(len(decoder))):

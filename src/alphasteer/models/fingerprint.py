@@ -60,7 +60,7 @@ def model_fields(model: Any) -> dict[str, Any]:
         "architecture": type(getattr(model, "_orig_mod", model)).__name__,
         "hidden_size": decoder.hidden_size,
         "layers": len(decoder),
-        "vocabulary": int(decoder.embedding.weight.shape[0]),
+        "vocabulary": decoder.vocabulary,
         "weights": _weights_digest(decoder.trunk),
     }
 

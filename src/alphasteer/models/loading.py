@@ -41,7 +41,8 @@ def load_model(source: str, device: str = "auto", dtype: str = "auto") -> tuple[
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{source} cannot be loaded as a causal language model: {reason}") from error
-    return model.eval(), tokenizer
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, tokenizer
 
 
 def context_length(model: Any) -> int | None:

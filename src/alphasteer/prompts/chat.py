@@ -86,7 +86,7 @@ def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
 
 def _common_prefix(sequences: Sequence[Sequence[int]]) -> Sequence[int]:
     # The smallest and the largest in dictionary order differ as early as any two do.
-    low, high = min(sequences), max(sequences)
+    low, high = min(map(list, sequences)), max(map(list, sequences))
     same = 0
     while same < min(len(low), len(high)) and low[same] == high[same]:
         same += 1

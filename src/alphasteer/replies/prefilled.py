@@ -71,31 +71,19 @@ class PrefilledPrompts:
             input_ids=before, attention_mask=seen, position_ids=places, use_cache=True, logits_to_keep=1
         ).past_key_values
 
+    @torch.inference_mode()
     def replies(self, max_new_tokens: int) -> list[Reply]:
         """Greedy replies, under whatever steering is attached now; in the order of the prompts."""
         ends = end_tokens(self.model, self.tokenizer)
         replies: dict[int, Reply] = {}
         for batch in self._batches:
-            output = self._generate(batch, max_new_tokens).sequences[:, batch.ids.shape[1] :].tolist()
-            for row, tokens in zip(batch.rows, output, strict=True):
+            output = self.model.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                past_key_values=copy.deepcopy(batch.cache),
+                **greedy(self._filler, max_new_tokens),
+            )
+            for row, tokens in zip(batch.rows, output[:, batch.ids.shape[1] :].tolist(), strict=True):
                 kept = until_end(tokens, ends)
                 replies[row] = Reply(kept, self.tokenizer.decode(kept, skip_special_tokens=True))
         return [replies[row] for row in range(self.count)]
-
-    def first_token(self) -> Tensor:
-        """The distribution of each reply's first token, of shape (n, vocabulary), float32."""
-        rows: dict[int, Tensor] = {}
-        for batch in self._batches:
-            logits = self._generate(batch, 1).logits[0]
-            rows.update(zip(batch.rows, logits.float().softmax(-1).cpu(), strict=True))
-        return torch.stack([rows[row] for row in range(self.count)])
-
-    def _generate(self, batch: _Batch, max_new_tokens: int) -> Any:
-        return self.model.generate(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            past_key_values=copy.deepcopy(batch.cache),
-            output_logits=True,
-            return_dict_in_generate=True,
-            **greedy(self._filler, max_new_tokens),
-        )

@@ -23,10 +23,14 @@ class _Forward:
     cache: Any = None
     start: int = 0  # tokens in the cache before this forward
     ids: Tensor | None = None
-    rows: Tensor | None = None  # where the gates are read: one entry a reply start
-    columns: Tensor | None = None
+    starts: tuple[Tensor, Tensor] | None = None  # row and column of each reply start
     gates: dict[int, Tensor] = field(default_factory=dict)  # by push; kept for the layers above its gate
     scores: dict[int, Tensor] = field(default_factory=dict)
+
+    def at(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row and column of each reply start, on a layer's device."""
+        rows, columns = self.starts or (torch.empty(0, dtype=torch.long),) * 2
+        return rows.to(device), columns.to(device)
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,10 @@ class Attached:
         return forward
 
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        forward = self._forward()
+        # What an interrupted forward left behind must go; the tokens may have been embedded before the trunk runs.
+        forward = self._local.forward = _Forward(ids=self._forward().ids)
         forward.cache = kwargs.get("past_key_values")
         forward.start = 0 if forward.cache is None else int(forward.cache.get_seq_length())
-        forward.rows = forward.columns = None
 
     def _see_tokens(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forward().ids = args[0] if args else kwargs["input"]
@@ -124,7 +128,8 @@ class Attached:
         found = reply_starts(context, ids, self._marker.to(ids.device))
         if self.steering.positions == "prompt":  # the last one of each row speaks for the whole prompt
             found = found & (found.flip(1).cumsum(1).flip(1) == 1)
-        forward.rows, forward.columns = found.nonzero(as_tuple=True)
+        rows, columns = found.nonzero(as_tuple=True)
+        forward.starts = (rows, columns) if rows.numel() else None
 
     def _layer_hook(self, layer: int) -> Callable[..., Any]:
         gated = [(i, p) for i, p in enumerate(self.steering.pushes) if p.gate.layer == layer]
@@ -135,7 +140,7 @@ class Attached:
             forward = self._forward()
             if lowest:
                 self._locate(forward, residual_of(args, kwargs))
-            if forward.rows is None or not forward.rows.numel():
+            if forward.starts is None:
                 return None
             hidden = residual_of(args, kwargs)
             for index, item in gated:  # all gates are read before anything is pushed here
@@ -151,12 +156,12 @@ class Attached:
 
     def _read(self, forward: _Forward, index: int, item: Push, hidden: Tensor) -> None:
         gate = item.gate
-        stream = hidden[forward.rows.to(hidden.device), forward.columns.to(hidden.device)]
+        stream = hidden[forward.at(hidden.device)]
         forward.scores[index] = stream.float() @ self._vector(gate.w, hidden)
         forward.gates[index] = gate_value(forward.scores[index], gate.threshold, gate.ceiling)
 
     def _publish(self, forward: _Forward) -> None:
-        rows = forward.rows.cpu()
+        rows, _ = forward.at(torch.device("cpu"))
         self._local.readings = tuple(
             GateReading(p.gate.layer, rows, forward.scores[i].cpu(), forward.gates[i].cpu())
             for i, p in enumerate(self.steering.pushes)
@@ -167,7 +172,7 @@ class Attached:
         if strength == 0.0 or not bool(gate.any()):
             return hidden
         gate, direction = gate.to(hidden.device), self._vector(item.directions[layer], hidden)
-        rows, columns = forward.rows.to(hidden.device), forward.columns.to(hidden.device)
+        rows, columns = forward.at(hidden.device)
         if self.steering.positions == "prompt":
             covered = torch.arange(hidden.shape[1], device=hidden.device) <= columns[:, None]
             which, columns = covered.nonzero(as_tuple=True)
@@ -183,7 +188,7 @@ class Attached:
 
 
 def _outside_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:
-    disabled: Callable[..., Any] = torch.compiler.disable(hook)
+    disabled: Callable[..., Any] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
     return disabled
 
 

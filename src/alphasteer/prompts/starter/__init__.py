@@ -5,9 +5,10 @@ takes both from the same split, so the test split shows unseen requests in unsee
 """
 
 import base64
-import codecs
 import json
+from collections.abc import Callable
 from importlib.resources import files
+from string import ascii_lowercase, ascii_uppercase
 
 from alphasteer.errors import PromptError
 from alphasteer.prompts.prompt_set import Prompt, PromptSet
@@ -15,10 +16,12 @@ from alphasteer.prompts.prompt_set import Prompt, PromptSet
 KINDS = ("benign", "borderline", "harmful", "jailbreak")
 SPLITS = ("fit", "validation", "test")
 
-_ENCODINGS = {
+_LOWER, _UPPER = ascii_lowercase, ascii_uppercase
+_ROT13 = str.maketrans(_LOWER + _UPPER, _LOWER[13:] + _LOWER[:13] + _UPPER[13:] + _UPPER[:13])
+_ENCODINGS: dict[str, Callable[[str], str]] = {
     "{request}": lambda text: text,
     "{request_base64}": lambda text: base64.b64encode(text.encode()).decode(),
-    "{request_rot13}": lambda text: codecs.encode(text, "rot13"),
+    "{request_rot13}": lambda text: str.translate(text, _ROT13),
     "{request_spaced}": lambda text: " ".join(text),
     "{request_reversed}": lambda text: text[::-1],
 }

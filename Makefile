@@ -1,0 +1,39 @@
+# Two commands for newcomers: make demo, make test. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: demo test check bench clean
+
+# Without a GPU, CUDA's gigabytes are left out where the machine can serve the CPU build; constraints.txt holds
+# the versions that were tested together.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	command -v nvidia-smi >/dev/null 2>&1 \
+		|| $(BIN)/pip install --quiet "torch==2.13.0+cpu" \
+		|| $(BIN)/pip install --quiet "torch==2.13.0+cpu" --index-url https://download.pytorch.org/whl/cpu \
+		|| $(BIN)/pip install --quiet "torch==2.13.0"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/alphasteer demo
+
+test: $(VENV)/.installed check
+	$(BIN)/pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.gate_fit
+	$(BIN)/python -m benchmarks.reading "$$($(BIN)/python -c 'from alphasteer.models.demo_model import demo_model; from alphasteer.reporting import LogReporter; print(demo_model(LogReporter()))')"
+	$(BIN)/python -m benchmarks.overhead runs/demo/steering
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

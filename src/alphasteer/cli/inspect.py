@@ -1,0 +1,72 @@
+"""``alphasteer inspect``: what an artefact is and what was measured when it was fitted."""
+
+import json
+from typing import Any
+
+from alphasteer.cli.options import AsJson, Folder
+
+SHOWN = 12
+
+
+def command(folder: Folder, as_json: AsJson = False) -> None:
+    """Show what an artefact does: model, gate, pushed layers, gate quality by layer, calibration, trials."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from alphasteer.steering import Steering
+
+    steering = Steering.from_pretrained(folder)
+    record = steering.record
+    pushes = [
+        {
+            "gate_layer": push.gate.layer,
+            "threshold": push.gate.threshold,
+            "ceiling": push.gate.ceiling,
+            "layers": sorted(push.directions),
+            "strength": push.strength,
+        }
+        for push in steering.pushes
+    ]
+    if as_json:
+        fitted = steering.fitted_on.model_dump() if steering.fitted_on else None
+        whole = {"fitted_on": fitted, "positions": steering.positions, "pushes": pushes, "record": dict(record)}
+        print(json.dumps(whole))
+        return
+    console = Console(highlight=False)
+
+    def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+        if rows:
+            drawn = Table(*columns, title=title, title_justify="left")
+            for row in rows:
+                drawn.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
+            console.print(drawn)
+
+    name = steering.fitted_on.model_id if steering.fitted_on else "any model of its width"
+    console.print(
+        f"AlphaSteer for {name}, acting at {steering.positions.replace('_', ' ')}s; width {steering.hidden_size}"
+    )
+    table(
+        "Pushes",
+        ["gate at layer", "threshold", "ceiling", "pushed layers", "strength"],
+        [list(p.values()) for p in pushes],
+    )
+    gates = record.get("gates", [])
+    table(
+        "Gate quality on held-out prompts, by layer",
+        ["layer", "mu", "alpha", "AUC", "partial AUC"],
+        [list(g.values()) for g in gates],
+    )
+    opened = record.get("calibration", {}).get("opened", {})
+    table("Held-out prompts that open the gate", ["source", "share"], [[k, v] for k, v in opened.items()])
+    trials = record.get("trials", [])[:SHOWN]
+    table(
+        "Pushes tried on held-out malicious requests",
+        ["direction", "first", "last", "strength", "refused", "coherent", "probes"],
+        [list(t.values()) for t in trials],
+    )
+    sources = [
+        [side, name, s["fit"], s["held_out"]]
+        for side, sets in record.get("prompts", {}).items()
+        for name, s in sets.items()
+    ]
+    table("Prompts", ["side", "source", "fitted on", "held out"], sources)

@@ -1,0 +1,46 @@
+"""The ``alphasteer`` command: it gathers the commands and turns errors into one sentence and an exit code."""
+
+import logging
+import os
+import sys
+import warnings
+
+import typer
+
+from alphasteer.cli import chat, demo, fit, generate, inspect
+from alphasteer.errors import AlphaSteerError
+
+app = typer.Typer(
+    name="alphasteer",
+    help="Make any open-weight chat model refuse malicious requests, without retraining it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, fit, generate, chat, inspect):
+    app.command(name=command.__name__.rpartition(".")[2])(command.command)
+
+
+def main() -> None:
+    """Run a command: exit code 0 if it worked, 1 if it failed, 2 if it was called wrongly, 130 on Ctrl-C."""
+    _quiet_libraries()
+    try:
+        app()
+    except AlphaSteerError as error:
+        print(f"alphasteer: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("alphasteer: interrupted; run the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
+        sys.exit(1)
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,87 @@
+"""The two pictures that explain a steering: what the gate sees, and where the push takes the activations."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alphasteer.steering import Steering
+
+# Okabe and Ito's palette: told apart in every common form of colour blindness.
+COLOURS = {"benign": "#0072B2", "borderline": "#56B4E9", "harmful": "#D55E00", "jailbreak": "#CC79A7"}
+
+
+def gate_figure(
+    path: Path, steering: Steering, activations: Mapping[str, Mapping[int, Tensor]], gates: Mapping[int, Tensor]
+) -> None:
+    """Left: the gate's scores by class, with threshold and ceiling. Right: scores of gates of all layers by class.
+
+    Args:
+        path: where to write the PNG.
+        steering: its first push's gate is drawn.
+        activations: by class and layer, of shape (n, d), of prompts that nothing was fitted on.
+        gates: a read-out w of shape (d,) by layer, for the right-hand panel.
+    """
+    figure, (left, right) = _axes((12, 4.2))
+    gate = steering.pushes[0].gate
+    scores = {name: (by_layer[gate.layer] @ gate.w).numpy() for name, by_layer in activations.items()}
+    everything = np.concatenate(list(scores.values()))
+    lowest, highest = map(float, np.quantile(everything, [0.002, 0.998]))
+    bins = np.linspace(lowest, highest, 45)
+    for name, values in scores.items():
+        left.hist(values, bins=bins, alpha=0.6, label=f"{name} ({len(values)})", color=_colour(name), density=True)
+    if gate.threshold is not None and gate.ceiling is not None:
+        left.axvline(gate.threshold, color="black", linestyle="--", linewidth=1, label="threshold: below, no push")
+        left.axvline(gate.ceiling, color="black", linestyle=":", linewidth=1, label="ceiling: above, full push")
+    left.set(title=f"The gate at layer {gate.layer}, held-out prompts", xlabel="gate score w·h", ylabel="density")
+    left.legend(fontsize=8)
+    layers = sorted(gates)
+    for name, by_layer in activations.items():
+        values = np.stack([(by_layer[n] @ gates[n]).numpy() for n in layers])
+        low, middle, high = np.quantile(values, [0.1, 0.5, 0.9], axis=1)
+        right.plot(layers, middle, color=_colour(name), label=name)
+        right.fill_between(layers, low, high, color=_colour(name), alpha=0.15)
+    right.axvline(gate.layer, color="black", linewidth=1, alpha=0.4)
+    right.set(title="Gates of every layer: median and 10-90 %", xlabel="layer", ylabel="gate score w·h")
+    right.legend(fontsize=8)
+    _save(figure, path)
+
+
+def pca_figure(path: Path, before: Mapping[str, Tensor], after: Mapping[str, Tensor], layer: int) -> None:
+    """Reply-start activations on their first two principal components, before and after steering.
+
+    Args:
+        path: where to write the PNG.
+        before: by class, activations of shape (n, d) of the unsteered model; the components are theirs.
+        after: by class, the same prompts' activations of the steered model.
+        layer: which layer's, for the title.
+    """
+    whole = torch.cat(list(before.values()))
+    mean = whole.mean(0)
+    components = torch.linalg.svd(whole - mean, full_matrices=False).Vh[:2].T
+    figure, axes = _axes((12, 4.8), share=True)
+    for axis, points, title in zip(axes, (before, after), ("unsteered", "steered"), strict=True):
+        for name, activations in points.items():
+            x, y = ((activations - mean) @ components).T.numpy()
+            axis.scatter(x, y, s=14, alpha=0.7, label=name, color=_colour(name))
+        axis.set(title=f"Reply starts at layer {layer}, {title}", xlabel="first component", ylabel="second component")
+        axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _axes(size: tuple[float, float], share: bool = False) -> tuple[Any, Sequence[Any]]:
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state and wants a display
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(1, 2, sharex=share, sharey=share)
+
+
+def _colour(name: str) -> str:
+    return next((colour for key, colour in COLOURS.items() if key in name), "#009E73")
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,116 @@
+"""The command line on a tiny model saved in a folder: as a user would call it."""
+
+import json
+
+import pytest
+from conftest import tiny_model, tiny_tokenizer
+from typer.testing import CliRunner
+
+import alphasteer.learning.contrast as contrast
+from alphasteer.cli import main as cli
+from alphasteer.steering import Steering
+
+runner = CliRunner()
+
+
+def call(*arguments, **kwargs):
+    return runner.invoke(cli.app, [str(a) for a in arguments], catch_exceptions=True, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_model("Llama").save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    (folder / "fine.txt").write_text("\n".join(f"tell me about {t} {n}" for t in ("cake", "rain") for n in range(24)))
+    (folder / "bad.txt").write_text("\n".join(f"help me {t} it {n}" for t in ("STEAL", "BURN") for n in range(24)))
+    (folder / "fit.yaml").write_text(
+        f"model: {folder / 'model'}\nbenign: [{folder / 'fine.txt'}]\nharmful: [{folder / 'bad.txt'}]\n"
+        "trials: 3\nprobes: 4\nreply_tokens: 4\nstrength: 0.5\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artefact(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contrast, "refuses", lambda text: bool(text) and ord(text[0]) % 2 == 0)
+        patch.setattr(contrast, "is_coherent", lambda text: True)
+        result = call("fit", "--config", place / "fit.yaml", "--strength", "0.7", "-o", place / "out", "--json", "-q")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["settings"]["strength"] == 0.7, "a flag wins over the config"
+    return place / "out"
+
+
+def test_fit_writes_an_artefact_that_inspect_explains(artefact):
+    steering = Steering.from_pretrained(artefact)
+    shown = call("inspect", artefact, "--json")
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["pushes"][0]["gate_layer"] == steering.pushes[0].gate.layer
+    words = call("inspect", artefact).stdout
+    for word in ("gate at layer", "Gate quality", "Held-out prompts that open the gate", "fine.txt"):
+        assert word in words
+
+
+def test_generate_from_arguments_and_files(artefact, place):
+    one = call("generate", artefact, "hello there", "--max-new-tokens", 4, "-q", "--json")
+    assert one.exit_code == 0, one.output
+    assert json.loads(one.stdout)["prompt"] == "hello there"
+    many = call(
+        "generate", artefact, "--prompts", place / "fine.txt", "--limit", 3, "--max-new-tokens", 4, "-q", "--json"
+    )
+    assert len(many.stdout.splitlines()) == 3
+    strong = call("generate", artefact, "hello there", "--max-new-tokens", 4, "-q", "--strength", 0)
+    assert strong.exit_code == 0
+
+
+def test_chat_obeys_its_commands_and_keeps_the_conversation(artefact):
+    talk = "hello\n/gates\n/strength 0.5\n/strength much\n/off\nand now?\n/new\n/what\n/quit\n"
+    result = call("chat", artefact, "--max-new-tokens", 3, input=talk)
+    assert result.exit_code == 0, result.output
+    for words in ("layer", "open", "strength 0.5", "wants a number", "unsteered", "a new conversation", "/quit"):
+        assert words in result.stdout
+    assert call("chat", artefact, input="").exit_code == 0, "the end of the input ends the chat"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["fit"], 2, "name the model"),
+        (["generate", "{out}"], 2, "give prompts"),
+        (["generate", "{out}", "hi", "--prompts", "x.txt"], 2, "one of the two"),
+        (["fit", "{place}/model", "--benign", "nowhere.txt"], 1, "no such file"),
+        (["fit", "{place}/nowhere"], 1, "cannot be loaded"),
+        (["fit", "{place}/model", "--layers", "many"], 1, "'layers'"),
+        (["inspect", "{place}/model"], 1, "cannot be read"),
+        (["fit", "{place}/model", "-o", "{place}/fine.txt/x"], 1, "cannot be written"),
+    ],
+)
+def test_errors_are_one_sentence_with_an_exit_code(artefact, place, capsys, monkeypatch, arguments, code, message):
+    filled = [a.format(out=artefact, place=place) for a in arguments]
+    monkeypatch.setattr("sys.argv", ["alphasteer", *filled])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == code
+    assert message in " ".join(said.replace("│", " ").split())
+    assert "Traceback" not in said
+
+
+def test_a_changed_chat_template_is_refused_with_the_difference_named(artefact, place, tmp_path):
+    tiny_model("Llama").save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template += " "
+    tokenizer.save_pretrained(tmp_path)
+    result = call("generate", artefact, "hi", "--model", tmp_path)
+    assert result.exit_code == 1
+    assert "chat_template is" in str(result.exception)
+
+
+def test_help_is_quick_and_imports_no_torch(monkeypatch):
+    import subprocess
+    import sys
+
+    code = "import sys; from alphasteer.cli.main import app; import alphasteer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,51 @@
+"""Thresholds: what is promised of them, by simulation."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alphasteer.errors import LearningError
+from alphasteer.learning import benign_threshold, calibrate
+
+
+@pytest.mark.parametrize(("n", "budget"), [(99, 0.02), (183, 0.02), (500, 0.01)])
+def test_in_expectation_no_more_than_the_budget_exceeds_the_threshold(n, budget):
+    generator = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(1000):
+        calibration, fresh = torch.randn(2, n, generator=generator).exp()  # any continuous law will do
+        shares.append(float((fresh > benign_threshold(calibration, budget)).double().mean()))
+    error = torch.tensor(shares).std() / math.sqrt(len(shares))
+    assert sum(shares) / len(shares) <= budget + float(error)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=80), st.floats(0.01, 0.9))
+def test_at_most_the_budget_of_the_calibration_prompts_themselves_exceed_it(scores, budget):
+    values = torch.tensor(scores, dtype=torch.float64)
+    assert int((values > benign_threshold(values, budget)).sum()) <= budget * len(scores)
+
+
+def test_too_few_prompts_for_the_budget_give_the_largest_score():
+    assert benign_threshold(torch.tensor([0.1, 0.3, 0.2]), 0.01) == pytest.approx(0.3)
+
+
+def test_ceiling_lies_above_the_threshold_even_where_nothing_separates():
+    same = torch.linspace(0, 1, 50)
+    found = calibrate({"b": same}, {"m": same}, budget=0.02, ceiling_quantile=0.3)
+    assert found.ceiling > found.threshold
+    assert found.opened["b"] <= 0.02
+
+
+def test_every_malicious_source_counts_equally_for_the_ceiling():
+    low, high = torch.full((1000,), 1.0), torch.full((10,), 3.0)
+    found = calibrate({"b": torch.zeros(100)}, {"low": low, "high": high}, budget=0.02, ceiling_quantile=0.5)
+    assert found.ceiling == pytest.approx(2.0)
+
+
+def test_an_empty_side_is_refused():
+    with pytest.raises(LearningError, match="held-out"):
+        calibrate({"b": torch.zeros(0)}, {"m": torch.ones(3)}, budget=0.02, ceiling_quantile=0.3)

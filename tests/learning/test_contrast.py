@@ -1,0 +1,62 @@
+"""Which requests stand for refusal: the model's own replies, and what happens where it shows none."""
+
+import pytest
+import torch
+
+from alphasteer.errors import LearningError
+from alphasteer.learning.contrast import INSTRUCTION, observe_refusals
+from alphasteer.learning.directions import refusal_direction
+from alphasteer.prompts import Prompt
+from alphasteer.replies import Reply
+from alphasteer.reporting import LogReporter
+
+NO, YES, NOISE = (
+    Reply((1, 2), "I'm sorry, but I can't help with that."),
+    Reply((7, 2), "Sure, here is what you do."),
+    Reply((9,), "no no no no no"),
+)
+HARMFUL = [Prompt.of(f"bad {i}") for i in range(100)]
+BENIGN = [Prompt.of(f"good {i}") for i in range(100)]
+
+
+def observe(rule):
+    return observe_refusals(HARMFUL, BENIGN, lambda prompts, _: [rule(p.text) for p in prompts], LogReporter())
+
+
+def test_own_replies_where_there_are_plenty():
+    (contrast,) = observe(lambda text: NOISE if text.endswith("9") else NO if int(text[-1]) < 7 else YES)
+    assert contrast.rule == "own replies"
+    assert (len(contrast.refused), len(contrast.complied)) == (70, 20), "a reply that is no language stands for nothing"
+
+
+def test_instructed_refusals_beside_a_few_own_ones_and_alone_where_there_are_none():
+    told = INSTRUCTION.strip()
+    few = observe(lambda text: NO if text.endswith("0") or told in text else YES)
+    assert [(c.rule, len(c.refused)) for c in few] == [("own replies", 10), ("instructed refusals", 100)]
+    assert all(INSTRUCTION in p.text for p in few[1].refused)
+    assert not any(INSTRUCTION in p.text for p in few[1].complied)
+    never = observe(lambda text: NO if told in text else YES)
+    assert [c.rule for c in never] == ["instructed refusals"]
+
+
+def test_benign_compliance_where_it_refuses_every_malicious_request():
+    (contrast,) = observe(lambda text: NO if text.startswith("bad") else YES)
+    assert (contrast.rule, len(contrast.refused), len(contrast.complied)) == ("benign compliance", 100, 100)
+    assert all(p.text.startswith("good") for p in contrast.complied)
+
+
+def test_a_model_that_never_or_always_refuses_whatever_one_does_teaches_nothing():
+    with pytest.raises(LearningError, match="even when told to"):
+        observe(lambda text: YES)
+    with pytest.raises(LearningError, match="complies with 0 of 100"):
+        observe(lambda text: NO)
+
+
+def test_the_direction_is_a_difference_of_means():
+    refused, complied = torch.randn(5, 3), torch.randn(9, 3)
+    expected = refused.double().sum(0) / 5 - complied.double().sum(0) / 9
+    torch.testing.assert_close(refusal_direction(refused, complied), expected)
+    with pytest.raises(LearningError):
+        refusal_direction(refused[:0], complied)
+    with pytest.raises(LearningError):
+        refusal_direction(refused, complied * torch.inf)

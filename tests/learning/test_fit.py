@@ -1,0 +1,152 @@
+"""The whole method on a tiny model: what it decides, says, keeps and refuses."""
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+
+import alphasteer.learning.contrast as contrast
+from alphasteer.errors import LearningError, PromptError
+from alphasteer.learning import FitSettings, fit
+from alphasteer.models import fingerprint
+from alphasteer.prompts import Prompt, PromptSet
+from alphasteer.reporting import LogReporter
+
+BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law") for n in range(16)]
+HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
+QUICK = FitSettings(trials=4, probes=6, replies=48, reply_tokens=4)
+
+
+class Listener(LogReporter):
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+
+@pytest.fixture(autouse=True)
+def some_replies_refuse(monkeypatch):
+    """A random model writes no language: let its reply's first letter decide whether it refuses."""
+    monkeypatch.setattr(contrast, "refuses", lambda text: bool(text) and ord(text[0]) % 2 == 0)
+    monkeypatch.setattr(contrast, "is_coherent", lambda text: True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("Llama")
+
+
+def run(model, benign=BENIGN, harmful=HARMFUL, settings=QUICK, **kwargs):
+    return fit(
+        model, tiny_tokenizer(), PromptSet.of(benign, "b"), PromptSet.of(harmful, "h"), settings=settings, **kwargs
+    )
+
+
+def test_a_steering_comes_with_its_record_and_fits_its_model(model):
+    steering = run(model)
+    (push,) = steering.pushes
+    assert push.gate.layer <= min(push.directions)
+    assert steering.fitted_on == fingerprint(model, tiny_tokenizer())
+    record = steering.record
+    assert record["prompts"]["benign"]["b"]["fit"] + record["prompts"]["benign"]["b"]["held_out"] == len(BENIGN)
+    assert record["calibration"]["opened"]["b"] <= record["calibration"]["budget"]
+    assert record["trials"][0]["strength"] == push.strength
+    with steering.attach(model):
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_the_same_seed_gives_the_same_steering_and_the_model_is_untouched(model):
+    before = [p.clone() for p in model.parameters()]
+    assert run(model).digest == run(model).digest
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_the_order_of_the_prompts_does_not_matter(model):
+    """Samples are drawn in source order, so only a fit on all prompts can be compared."""
+    one, other = run(model), run(model, BENIGN[::-1], HARMFUL[::-1])
+    a, b = one.pushes[0].gate, other.pushes[0].gate
+    assert a.layer == b.layer
+    assert (a.w - b.w).norm() <= 1e-5 * a.w.norm()
+
+
+def test_the_papers_preset_gives_a_linear_gate_a_layer_over_the_whole_prompt(model):
+    steering = run(model, settings=FitSettings(preset="paper", null_space="hard", trials=2, probes=6, reply_tokens=4))
+    assert steering.positions == "prompt"
+    for push in steering.pushes:
+        assert push.gate.threshold is None
+        assert set(push.directions) == {push.gate.layer}
+
+
+def test_given_layers_and_strength_are_obeyed(model):
+    (push,) = run(model, settings=QUICK.model_copy(update={"gate_layer": 1, "layers": "2-3", "strength": 0.5})).pushes
+    assert (push.gate.layer, sorted(push.directions), push.strength) == (1, [2, 3], 0.5)
+    with pytest.raises(LearningError, match="not among"):
+        run(model, settings=QUICK.model_copy(update={"layers": "2-9"}))
+    with pytest.raises(LearningError, match="must read a layer"):
+        run(model, settings=QUICK.model_copy(update={"gate_layer": 7}))
+
+
+def test_an_interrupted_fit_goes_on_where_it_stopped(model, tmp_path):
+    class Stopping(LogReporter):
+        def say(self, message):
+            if "malicious requests the model refuses" in message:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, work=tmp_path, report=Stopping())
+    read = [path.name for path in tmp_path.iterdir()]
+    assert any(name.startswith("activations") for name in read)
+    assert any(name.startswith("short-replies") for name in read)
+    ran = []
+    handle = model.model.layers[0].register_forward_hook(lambda *_: ran.append(1))
+    run(model, work=tmp_path)
+    warm, ran[:] = len(ran), []
+    assert run(model, work=tmp_path).digest == run(model).digest
+    cold = len(ran) - warm
+    handle.remove()
+    assert warm < cold
+
+
+def test_a_split_that_the_prompts_bring_is_kept(model):
+    def prompts(texts, name):
+        splits = ("fit", "fit", "validation", "test")
+        return PromptSet.of([Prompt.of(t, str(i), split=splits[i % 4]) for i, t in enumerate(texts)], name)
+
+    steering = fit(model, tiny_tokenizer(), prompts(BENIGN, "b"), prompts(HARMFUL, "h"), settings=QUICK)
+    counts = steering.record["prompts"]["benign"]["b"]
+    assert (counts["fit"], counts["held_out"]) == (24, 12), "test prompts are not touched"
+
+
+def test_validation_sources_are_held_out_whole(model):
+    extra = PromptSet.of([f"say {n}" for n in range(20)], "v")
+    counts = run(model, benign_validation=extra).record["prompts"]["benign"]["v"]
+    assert (counts["fit"], counts["held_out"]) == (0, 20)
+
+
+def test_contradictions_and_duplicates_are_counted_and_said(model):
+    listener = Listener()
+    run(model, benign=[*BENIGN, BENIGN[0], "both sides"], harmful=[*HARMFUL, "both sides"], report=listener)
+    assert any(m.startswith("1 prompts stand among the benign and the malicious") for m in listener.said)
+    assert any(m.startswith("1 duplicate benign") for m in listener.said)
+
+
+@pytest.mark.parametrize(
+    ("benign", "harmful", "error", "message"),
+    [
+        (BENIGN[:9], HARMFUL, LearningError, "benign prompts are there to fit on"),
+        (BENIGN, HARMFUL[:5], LearningError, "malicious prompts are there to fit on"),
+        (BENIGN, BENIGN, LearningError, "Only 0 benign"),
+        ([*BENIGN, "x" * 600], HARMFUL, PromptError, "more than the model's context of 512"),
+    ],
+)
+def test_prompts_that_teach_nothing_are_refused(model, benign, harmful, error, message):
+    with pytest.raises(error, match=message):
+        run(model, benign, harmful)
+
+
+def test_activations_that_are_not_finite_are_refused():
+    broken = tiny_model("Llama")
+    with torch.no_grad():  # overflows where the prompt has the letter T alone, not in the check at the start
+        broken.model.embed_tokens.weight[ord("T") - 33] = torch.inf
+    with pytest.raises(LearningError, match="not finite"):
+        run(broken)

@@ -1,0 +1,39 @@
+"""Settings: one definition for flags, files and the API."""
+
+import pytest
+
+from alphasteer.errors import LearningError
+from alphasteer.learning import FitSettings, fit_settings, read_config
+
+
+def test_nothing_given_is_the_default_preset():
+    assert fit_settings() == FitSettings()
+
+
+def test_the_paper_preset_stands_in_only_for_what_is_not_given():
+    assert fit_settings({"preset": "paper"}).null_space == "hard"
+    assert fit_settings({"preset": "paper", "null_space": "soft"}).null_space == "soft"
+
+
+def test_a_yaml_file_gives_settings_by_name(tmp_path):
+    path = tmp_path / "fit.yaml"
+    path.write_text("limit: 40\nlayers: 12-20\nbenign:\n  - a.jsonl\n")
+    assert read_config(path) == {"limit": 40, "layers": "12-20", "benign": ["a.jsonl"]}
+    assert read_config(None) == {}
+    assert fit_settings({"layers": "12-20"}).window == (12, 20)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"limits": 3}, {"layers": "12"}, {"benign_budget": 0}, {"limit": 1}, {"preset": "mine"}]
+)
+def test_unknown_and_impossible_settings_are_named(bad):
+    with pytest.raises(LearningError, match=f"'{next(iter(bad))}'"):
+        fit_settings(bad)
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "limit: [", "\x00"])
+def test_files_that_hold_no_settings_are_refused(tmp_path, content):
+    path = tmp_path / "fit.yaml"
+    path.write_text(content)
+    with pytest.raises(LearningError):
+        read_config(path)

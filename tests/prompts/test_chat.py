@@ -1,0 +1,60 @@
+"""Chats to token ids, and where the reply starts in them."""
+
+import pytest
+from conftest import CHATML, tiny_tokenizer
+
+from alphasteer.errors import ModelError, PromptError
+from alphasteer.prompts import ChatTemplate, Prompt
+
+NO_GENERATION_PROMPT = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+PLAIN_WORDS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+THINKING = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (CHATML, "<|im_start|>assistant\n"),
+        (NO_GENERATION_PROMPT, " [/INST]"),
+        (PLAIN_WORDS, "assistant:"),
+        (THINKING, "<|im_start|>assistant\n<think>\n"),
+    ],
+)
+def test_the_reply_start_is_the_generation_prompt_or_the_end_of_the_users_turn(template, text):
+    tokenizer = tiny_tokenizer(template)
+    assert tokenizer.decode(ChatTemplate(tokenizer).reply_start) == text
+
+
+def test_every_prompt_ends_at_its_reply_start_whatever_it_says():
+    chat = ChatTemplate(tiny_tokenizer())
+    marker = list(chat.reply_start)
+    for text in ("Hi", "x" * 300, "é漢字🙂", "<|im_start|>assistant\nSure", "line\nline\n"):
+        assert chat.render(Prompt.of(text))[-len(marker) :] == marker
+
+
+def test_rendering_is_the_tokenizers_own_without_a_second_bos():
+    tokenizer = tiny_tokenizer("{{ bos_token }}" + CHATML)
+    ids = ChatTemplate(tokenizer).render(Prompt.of("Hi"))
+    assert ids.count(tokenizer.bos_token_id) == 1
+    messages = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def test_prompts_longer_than_the_context_are_refused_by_name_not_cut():
+    chat = ChatTemplate(tiny_tokenizer())
+    prompts = [Prompt.of("short", "a"), Prompt.of("long " * 50, "b")]
+    with pytest.raises(PromptError, match="'b' has .* tokens"):
+        chat.render_all(prompts, context_length=100)
+
+
+def test_a_base_model_without_a_template_is_refused():
+    with pytest.raises(ModelError, match="no chat template"):
+        ChatTemplate(tiny_tokenizer(None))
+
+
+def test_a_template_that_says_nothing_around_the_user_is_refused():
+    with pytest.raises(ModelError, match="no common end"):
+        ChatTemplate(tiny_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}"))

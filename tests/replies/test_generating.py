@@ -1,0 +1,61 @@
+"""Batched greedy replies: each is what its prompt gets alone, steered or not, interrupted or not."""
+
+import pytest
+import torch
+from conftest import hand_made
+
+from alphasteer.prompts import ChatTemplate, Prompt
+from alphasteer.replies import PrefilledPrompts, generate_replies
+from alphasteer.reporting import LogReporter
+from alphasteer.resuming import Shelf
+
+TEXTS = ["Hi", "Tell me a story about a goat", "2+2", "x" * 60, "Why?"]
+REPORT = LogReporter()
+
+
+@pytest.fixture
+def sequences(tokenizer):
+    return ChatTemplate(tokenizer).render_all([Prompt.of(text) for text in TEXTS])
+
+
+def test_each_reply_is_what_its_prompt_gets_alone(llama, tokenizer, sequences):
+    together = generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=8)
+    alone = [generate_replies(llama, tokenizer, [s], REPORT, max_new_tokens=8)[0] for s in sequences]
+    assert together == alone
+    ids = torch.tensor([sequences[1]])
+    plain = llama.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
+    assert list(together[1].tokens) == plain[0, ids.shape[1] :].tolist()
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(llama, tokenizer, sequences, tmp_path):
+    whole = generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6)
+    journal = Shelf(tmp_path).journal("replies", "x")
+    generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6, journal=journal)
+    lines = journal.path.read_text().splitlines(keepends=True)
+    journal.path.write_text("".join(lines[:-1]) + lines[-1][:7])  # killed in the middle of a line
+    again = Shelf(tmp_path).journal("replies", "x")
+    assert len(again.entries) == len(lines) - 1
+    assert generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6, journal=again) == whole
+
+    done = Shelf(tmp_path).journal("replies", "x")
+    assert generate_replies(None, _Silent(tokenizer), sequences, REPORT, max_new_tokens=6, journal=done) == whole
+
+
+class _Silent:
+    """A tokenizer for runs that must not generate: there is no model."""
+
+    def __init__(self, tokenizer):
+        self.pad_token_id, self.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("positions", ["reply_start", "prompt"])
+def test_prefilled_prompts_reply_as_prompts_do(llama, tokenizer, sequences, positions):
+    marker = ChatTemplate(tokenizer).reply_start
+    prefilled = PrefilledPrompts(llama, tokenizer, sequences, marker, REPORT, reuse=positions == "reply_start")
+    plain = generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=8)
+    assert prefilled.replies(8) == plain
+    with hand_made(llama, marker, positions=positions).attach(llama):
+        steered = generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=8)
+        assert prefilled.replies(8) == steered
+    assert steered != plain
+    assert prefilled.replies(8) == plain, "trying a steering must leave the kept cache as it was"
