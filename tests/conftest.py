@@ -80,9 +80,9 @@ def hand_made(model, marker, *, positions="reply_start", strength=1.0, threshold
         return torch.randn(width, generator=generator)
 
     if positions == "prompt":
-        pushes = tuple(Push(Gate(n, vector() / 10), {n: vector()}, strength) for n in (1, 2, 3))
+        pushes = tuple(Push(Gate({n: vector() / 10}), {n: vector()}, strength) for n in (1, 2, 3))
     else:
-        pushes = (Push(Gate(1, vector(), threshold, ceiling), {n: vector() * 3 for n in (1, 2, 3)}, strength),)
+        pushes = (Push(Gate({1: vector()}, threshold, ceiling), {n: vector() * 3 for n in (1, 2, 3)}, strength),)
     return Steering(pushes, tuple(marker), positions)
 
 

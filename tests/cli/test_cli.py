@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def artefact(place):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrast, "refuses", lambda text: bool(text) and ord(text[0]) % 2 == 0)
+        patch.setattr(contrast, "refuses", lambda text: sum(map(ord, text)) % 2 == 0)
         patch.setattr(contrast, "is_coherent", lambda text: True)
         result = call("fit", "--config", place / "fit.yaml", "--strength", "0.7", "-o", place / "out", "--json", "-q")
     assert result.exit_code == 0, result.output
@@ -46,9 +46,9 @@ def test_fit_writes_an_artefact_that_inspect_explains(artefact):
     steering = Steering.from_pretrained(artefact)
     shown = call("inspect", artefact, "--json")
     assert shown.exit_code == 0
-    assert json.loads(shown.stdout)["pushes"][0]["gate_layer"] == steering.pushes[0].gate.layer
+    assert json.loads(shown.stdout)["pushes"][0]["gate_layers"] == list(steering.pushes[0].gate.layers)
     words = call("inspect", artefact).stdout
-    for word in ("gate at layer", "Gate quality", "Held-out prompts that open the gate", "fine.txt"):
+    for word in ("gate reads layers", "Gate quality", "Held-out prompts that open the gate", "fine.txt"):
         assert word in words
 
 

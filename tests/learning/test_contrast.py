@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alphasteer.errors import LearningError
-from alphasteer.learning.contrast import INSTRUCTION, observe_refusals
+from alphasteer.learning.contrast import INSTRUCTION, PLENTY, observe_refusals
 from alphasteer.learning.directions import refusal_direction
 from alphasteer.prompts import Prompt
 from alphasteer.replies import Reply
@@ -32,7 +32,7 @@ def test_own_replies_where_there_are_plenty():
 def test_instructed_refusals_beside_a_few_own_ones_and_alone_where_there_are_none():
     told = INSTRUCTION.strip()
     few = observe(lambda text: NO if text.endswith("0") or told in text else YES)
-    assert [(c.rule, len(c.refused)) for c in few] == [("own replies", 10), ("instructed refusals", 100)]
+    assert [(c.rule, len(c.refused)) for c in few] == [("own replies", 10), ("instructed refusals", 3 * PLENTY)]
     assert all(INSTRUCTION in p.text for p in few[1].refused)
     assert not any(INSTRUCTION in p.text for p in few[1].complied)
     never = observe(lambda text: NO if told in text else YES)

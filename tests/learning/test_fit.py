@@ -26,8 +26,8 @@ class Listener(LogReporter):
 
 @pytest.fixture(autouse=True)
 def some_replies_refuse(monkeypatch):
-    """A random model writes no language: let its reply's first letter decide whether it refuses."""
-    monkeypatch.setattr(contrast, "refuses", lambda text: bool(text) and ord(text[0]) % 2 == 0)
+    """A random model writes no language: let the sum of its letters decide whether it refuses."""
+    monkeypatch.setattr(contrast, "refuses", lambda text: sum(map(ord, text)) % 2 == 0)
     monkeypatch.setattr(contrast, "is_coherent", lambda text: True)
 
 
@@ -65,8 +65,9 @@ def test_the_order_of_the_prompts_does_not_matter(model):
     """Samples are drawn in source order, so only a fit on all prompts can be compared."""
     one, other = run(model), run(model, BENIGN[::-1], HARMFUL[::-1])
     a, b = one.pushes[0].gate, other.pushes[0].gate
-    assert a.layer == b.layer
-    assert (a.w - b.w).norm() <= 1e-5 * a.w.norm()
+    assert a.layers == b.layers
+    for layer in a.layers:
+        assert (a.w[layer] - b.w[layer]).norm() <= 1e-5 * a.w[layer].norm()
 
 
 def test_the_papers_preset_gives_a_linear_gate_a_layer_over_the_whole_prompt(model):
@@ -79,7 +80,7 @@ def test_the_papers_preset_gives_a_linear_gate_a_layer_over_the_whole_prompt(mod
 
 def test_given_layers_and_strength_are_obeyed(model):
     (push,) = run(model, settings=QUICK.model_copy(update={"gate_layer": 1, "layers": "2-3", "strength": 0.5})).pushes
-    assert (push.gate.layer, sorted(push.directions), push.strength) == (1, [2, 3], 0.5)
+    assert (push.gate.layers, sorted(push.directions), push.strength) == ((1,), [2, 3], 0.5)
     with pytest.raises(LearningError, match="not among"):
         run(model, settings=QUICK.model_copy(update={"layers": "2-9"}))
     with pytest.raises(LearningError, match="must read a layer"):

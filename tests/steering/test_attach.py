@@ -29,7 +29,7 @@ def by_the_formula(model, steering, ids):
             hidden = (args[0] if args else kwargs["hidden_states"]).clone()
             for t in starts:
                 if layer == item.gate.layer:
-                    score = hidden[0, t] @ item.gate.w
+                    score = hidden[0, t] @ item.gate.w[1]
                     low, high = item.gate.threshold, item.gate.ceiling
                     gates[t] = score if low is None else min(max((score - low) / (high - low), 0), 1)
                 if layer in item.directions:
@@ -133,7 +133,7 @@ def test_the_papers_form_pushes_all_prompt_positions_by_the_gate_at_the_last(lla
     for handle in before + after:
         handle.remove()
     first = steering.pushes[0]
-    expected = streams[1] + (streams[1][0, -1] @ first.gate.w) * first.directions[1]  # h + (w.h_last) r everywhere
+    expected = streams[1] + (streams[1][0, -1] @ first.gate.w[1]) * first.directions[1]  # h + (w.h_last) r everywhere
     torch.testing.assert_close(streams["a"], layers[1].input_layernorm(expected), atol=1e-4, rtol=1e-4)
 
 
@@ -278,10 +278,10 @@ def test_a_forward_without_token_ids_is_refused_not_left_unsteered(llama):
 
 
 def test_a_steering_for_another_model_is_refused(llama):
-    narrow = Steering((Push(Gate(1, torch.ones(16)), {1: torch.ones(16)}),), MARKER)
+    narrow = Steering((Push(Gate({1: torch.ones(16)}), {1: torch.ones(16)}),), MARKER)
     with pytest.raises(SteeringError, match="vectors of length 16"):
         narrow.attach(llama)
-    deep = Steering((Push(Gate(1, torch.ones(32)), {9: torch.ones(32)}),), MARKER)
+    deep = Steering((Push(Gate({1: torch.ones(32)}), {9: torch.ones(32)}),), MARKER)
     with pytest.raises(SteeringError, match="up to layer 9"):
         deep.attach(llama)
 

@@ -32,7 +32,7 @@ def test_everything_comes_back(steering, folder):
     assert again.digest == steering.digest
     assert (again.fitted_on, again.record, again.positions) == (steering.fitted_on, steering.record, steering.positions)
     for a, b in zip(again.pushes, steering.pushes, strict=True):
-        assert torch.equal(a.gate.w, b.gate.w)
+        assert torch.equal(a.gate.w[1], b.gate.w[1])
         assert all(torch.equal(a.directions[n], b.directions[n]) for n in b.directions)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
 
@@ -49,9 +49,9 @@ def test_the_digest_sees_every_change(steering):
     seen = {steering.digest, steering.scaled(2).digest}
     push = steering.pushes[0]
     for gate in (
-        Gate(0, push.gate.w, 0.25, 0.75),
-        Gate(1, push.gate.w, 0.3, 0.75),
-        Gate(1, push.gate.w + 1e-3, 0.25, 0.75),
+        Gate({0: push.gate.w[1]}, 0.25, 0.75),
+        Gate(push.gate.w, 0.3, 0.75),
+        Gate({1: push.gate.w[1] + 1e-3}, 0.25, 0.75),
     ):
         seen.add(Steering((Push(gate, push.directions, push.strength),), steering.reply_start).digest)
     seen.add(Steering(steering.pushes, (5, 6)).digest)
@@ -66,7 +66,9 @@ def test_saving_again_replaces_whole_files_and_leaves_no_scraps(steering, folder
 
 def test_a_crash_between_the_two_files_is_noticed(steering, folder, tmp_path):
     steering.scaled(2).save_pretrained(tmp_path / "other")
-    changed = Steering((Push(Gate(1, steering.pushes[0].gate.w * 2, 0.25, 0.75), steering.pushes[0].directions),), (5,))
+    changed = Steering(
+        (Push(Gate({1: steering.pushes[0].gate.w[1] * 2}, 0.25, 0.75), steering.pushes[0].directions),), (5,)
+    )
     changed.save_pretrained(tmp_path / "third")
     os.replace(tmp_path / "third" / "steering.safetensors", folder / "steering.safetensors")
     with pytest.raises(SteeringError, match="damaged or belongs to another"):
@@ -143,12 +145,12 @@ def test_another_model_is_refused_with_the_difference_named(steering, any_model)
 @pytest.mark.parametrize(
     ("gate", "directions", "message"),
     [
-        ((3, torch.ones(4)), {1: torch.ones(4)}, "cannot push layer 1 below"),
-        ((1, torch.ones(4)), {}, "at least one layer"),
-        ((1, torch.ones(4)), {1: torch.ones(5)}, "one length"),
-        ((1, torch.ones(4)), {1: torch.full((4,), torch.nan)}, "not finite"),
-        ((1, torch.ones(4), 0.5), {1: torch.ones(4)}, "a threshold and a ceiling, or neither"),
-        ((1, torch.ones(4), 0.5, 0.5), {1: torch.ones(4)}, "must lie below"),
+        (({3: torch.ones(4)},), {1: torch.ones(4)}, "cannot push layer 1 below"),
+        (({1: torch.ones(4)},), {}, "at least one layer"),
+        (({1: torch.ones(4)},), {1: torch.ones(5)}, "one length"),
+        (({1: torch.ones(4)},), {1: torch.full((4,), torch.nan)}, "not finite"),
+        (({1: torch.ones(4)}, 0.5), {1: torch.ones(4)}, "a threshold and a ceiling, or neither"),
+        (({1: torch.ones(4)}, 0.5, 0.5), {1: torch.ones(4)}, "must lie below"),
     ],
 )
 def test_steerings_that_make_no_sense_cannot_be_built(gate, directions, message):

@@ -15,6 +15,7 @@ from alphasteer.cli.options import AsJson, Quiet, output_folder
 if TYPE_CHECKING:
     from alphasteer.evaluation import Outcome
 
+REPLY_TOKENS = 40
 SHOWN = 3
 VANILLA_CUT = 60
 
@@ -52,7 +53,7 @@ def command(
     kinds = ("harmful", "jailbreak", "borderline", "benign")
     tests = {kind: starter_prompts(kind, "test") for kind in kinds}
     fitted = {kind: starter_prompts(kind, "fit") for kind in kinds}
-    outcomes = compare(model, tokenizer, steering, tests, reporter, shelf=Shelf(work))
+    outcomes = compare(model, tokenizer, steering, tests, reporter, shelf=Shelf(work), max_new_tokens=REPLY_TOKENS)
     suites = suite_results(outcomes)
     draw_figures(
         model,

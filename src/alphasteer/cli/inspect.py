@@ -19,7 +19,7 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     record = steering.record
     pushes = [
         {
-            "gate_layer": push.gate.layer,
+            "gate_layers": list(push.gate.layers),
             "threshold": push.gate.threshold,
             "ceiling": push.gate.ceiling,
             "layers": sorted(push.directions),
@@ -47,7 +47,7 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     )
     table(
         "Pushes",
-        ["gate at layer", "threshold", "ceiling", "pushed layers", "strength"],
+        ["gate reads layers", "threshold", "ceiling", "pushed layers", "strength"],
         [list(p.values()) for p in pushes],
     )
     gates = record.get("gates", [])

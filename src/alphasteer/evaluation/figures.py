@@ -27,7 +27,10 @@ def gate_figure(
     """
     figure, (left, right) = _axes((12, 4.2))
     gate = steering.pushes[0].gate
-    scores = {name: (by_layer[gate.layer] @ gate.w).numpy() for name, by_layer in activations.items()}
+    scores = {
+        name: torch.stack([by_layer[n] @ w for n, w in gate.w.items()]).sum(0).numpy()
+        for name, by_layer in activations.items()
+    }
     everything = np.concatenate(list(scores.values()))
     lowest, highest = map(float, np.quantile(everything, [0.002, 0.998]))
     bins = np.linspace(lowest, highest, 45)
@@ -36,7 +39,11 @@ def gate_figure(
     if gate.threshold is not None and gate.ceiling is not None:
         left.axvline(gate.threshold, color="black", linestyle="--", linewidth=1, label="threshold: below, no push")
         left.axvline(gate.ceiling, color="black", linestyle=":", linewidth=1, label="ceiling: above, full push")
-    left.set(title=f"The gate at layer {gate.layer}, held-out prompts", xlabel="gate score w·h", ylabel="density")
+    left.set(
+        title=f"The gate, reading layers {', '.join(map(str, gate.layers))}: held-out prompts",
+        xlabel="gate score w·h",
+        ylabel="density",
+    )
     left.legend(fontsize=8)
     layers = sorted(gates)
     for name, by_layer in activations.items():
@@ -44,7 +51,8 @@ def gate_figure(
         low, middle, high = np.quantile(values, [0.1, 0.5, 0.9], axis=1)
         right.plot(layers, middle, color=_colour(name), label=name)
         right.fill_between(layers, low, high, color=_colour(name), alpha=0.15)
-    right.axvline(gate.layer, color="black", linewidth=1, alpha=0.4)
+    for layer in gate.layers:
+        right.axvline(layer, color="black", linewidth=1, alpha=0.3)
     right.set(title="Gates of every layer: median and 10-90 %", xlabel="layer", ylabel="gate score w·h")
     right.legend(fontsize=8)
     _save(figure, path)

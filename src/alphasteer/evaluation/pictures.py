@@ -14,7 +14,7 @@ from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
 from alphasteer.steering import Steering
 
-PROMPTS_A_CLASS = 60
+PROMPTS_A_CLASS = 40
 
 
 def draw_figures(
@@ -45,12 +45,12 @@ def draw_figures(
     fitted = Readings(model, decoder, template, range(len(decoder) // 4, len(decoder)), shelf, report)
     sample = {name: prompts.limit(PROMPTS_A_CLASS) for name, prompts in test.items()}
     before = {name: fitted.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
-    chosen = steering.record["gate"]
+    weights = {fit["layer"]: fit for fit in steering.record["gates"]}
     sides = [{name: fitted.of(prompts.prompts, name) for name, prompts in side.items()} for side in (benign, malicious)]
     gates = {}
-    for layer in fitted.layers:
+    for layer in weights:
         low, high = (_moments([by_layer[layer] for by_layer in side.values()]) for side in sides)
-        w = gate_from_moments(low, high, mu=chosen["mu"], alpha=chosen["alpha"])
+        w = gate_from_moments(low, high, mu=weights[layer]["mu"], alpha=weights[layer]["alpha"])
         gates[layer] = (w / (w @ high.mean)).float()
     gate_figure(folder / "gate.png", steering, before, gates)
     last = len(decoder) - 1

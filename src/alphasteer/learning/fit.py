@@ -12,7 +12,14 @@ from alphasteer.errors import LearningError
 from alphasteer.learning.contrast import Contrast, observe_refusals
 from alphasteer.learning.directions import refusal_direction
 from alphasteer.learning.examples import Examples, Source, gather
-from alphasteer.learning.gate_choice import Activations, GateCandidate, fit_candidates
+from alphasteer.learning.gate_choice import (
+    Activations,
+    Examined,
+    GateCandidate,
+    best_by_layer,
+    combine_layers,
+    fit_candidates,
+)
 from alphasteer.learning.push_choice import Trial, choose_push, mean_direction, possible_pushes
 from alphasteer.learning.readings import ByLayer, Readings
 from alphasteer.learning.settings import FitSettings
@@ -22,6 +29,9 @@ from alphasteer.replies import PrefilledPrompts, Reply, generate_replies, refuse
 from alphasteer.reporting import LogReporter, Reporter
 from alphasteer.resuming import Shelf
 from alphasteer.steering import Gate, Push, Steering
+
+HIGHEST_GATE = 0.6
+"""The gate reads no higher than this share of the layers, unless told to."""
 
 Prompts = PromptSet | str | Iterable[PromptSet | str]
 """A prompt set, a SPEC (see ``read_prompts``), or several of either."""
@@ -93,36 +103,46 @@ class Fit:
     def run(self, examples: Examples) -> Steering:
         """Read, learn, choose."""
         sources = (*examples.benign, *examples.malicious)
-        activations = {
-            source.name: Activations(
-                self.readings.of(source.fit.prompts, source.name),
-                self.readings.of(source.held_out.prompts, f"{source.name}, held out"),
+        count, width = sum(len(source.fit) for source in examples.benign), self.decoder.hidden_size
+        if count < width:
+            self.report.say(
+                f"{count} benign prompts to fit on are fewer than the model's width of {width}: "
+                "the ridge makes up for it, and more prompts would make a better gate."
             )
-            for source in sources
-        }
-        candidates = self._gates(examples, activations)
-        gate = candidates[0]
+        activations = {}
+        for number, source in enumerate(sources, start=1):
+            name = f"{number} of {len(sources)}, {Path(source.name).name}"
+            fitted = self.readings.of(source.fit.prompts, name)
+            activations[source.name] = Activations(
+                fitted, self.readings.of(source.held_out.prompts, f"{name}, held out")
+            )
+        examined = Examined(
+            {source.name: activations[source.name] for source in examples.benign},
+            {source.name: activations[source.name] for source in examples.malicious},
+        )
+        singles = self._single_gates(examined)
+        gate = self._gate(singles, examined)
         self.report.say(
-            f"The gate reads layer {gate.layer} of {len(self.decoder)}: AUC {gate.auc:.3f} on held-out prompts "
-            f"(partial AUC {gate.partial_auc:.3f}, the best of {len(candidates)} gates)."
+            f"The gate reads layers {', '.join(map(str, sorted(gate.w)))} of {len(self.decoder)}: "
+            f"AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on held-out prompts."
         )
         contrasts = self._observe(examples)
         directions = self._directions(contrasts)
-        trials, before = self._push(examples, candidates, directions)
+        trials, before = self._push(examples, gate, singles, directions)
         best = trials[0]
         self.report.say(
             f"Pushing layers {best.first} to {best.last} by {best.strength:g} along the direction of {best.rule}: "
             f"{best.refused:.0%} of {best.probes} held-out malicious requests refused, {before:.0%} without steering."
         )
-        steering = self._build(best, candidates, directions)
+        steering = self._build(best, gate, singles, directions)
         record = {
             **self._provenance(examples),
             "contrast": {
                 "rule": best.rule,
                 "found": {c.rule: [len(c.refused), len(c.complied)] for c in contrasts},
             },
-            "gate": _gate_record(gate),
-            "gates": [_gate_record(c) for c in _best_by_layer(candidates)],
+            "gate": {"layers": sorted(gate.w), "auc": gate.auc, "partial_auc": gate.partial_auc},
+            "gates": [_gate_record(c) for c in sorted(best_by_layer(singles), key=lambda c: c.layer)],
             "calibration": {
                 "budget": self.settings.benign_budget,
                 "threshold": gate.calibration.threshold,
@@ -134,26 +154,33 @@ class Fit:
         }
         return Steering(steering.pushes, steering.reply_start, steering.positions, self.fingerprint, record)
 
-    def _gates(self, examples: Examples, activations: Mapping[str, Activations]) -> list[GateCandidate]:
+    def _single_gates(self, examined: Examined) -> list[GateCandidate]:
         last = len(self.decoder) - 1
         if self.settings.window is not None:
             first, end = self.settings.window
             if not first <= end <= last:
                 raise LearningError(f"Layers {first}-{end} are not among the model's layers 0-{last}; choose others.")
-            last = min(last, first + 1)
-        layers: Sequence[int] = [n for n in self.readings.layers if n < last]
-        if self.settings.gate_layer is not None:
-            layers = [n for n in layers if n == self.settings.gate_layer]
-        if not layers:
+        numbers = [n for n in self.readings.layers if n < last]
+
+        def progress(layers: Sequence[int]) -> Iterable[int]:
+            return self.report.track(((n, 1) for n in layers), "Fitting gates", len(layers))
+
+        return fit_candidates(examined, numbers, self.settings, progress)
+
+    def _gate(self, singles: Sequence[GateCandidate], examined: Examined) -> GateCandidate:
+        """The gate that decides: of the layers asked for, or of those that leave enough of the model to be pushed."""
+        settings = self.settings
+        highest = int(HIGHEST_GATE * len(self.decoder)) if settings.window is None else settings.window[0]
+        if settings.gate_layer is not None:
+            usable = [
+                c for c in singles if c.layer == settings.gate_layer and c.layer <= (settings.window or (10**6,))[0]
+            ]
+        else:
+            usable = [c for c in singles if c.layer <= highest]
+        if not usable:
             low, high = self.readings.layers[0], self.readings.layers[-1] - 1
             raise LearningError(f"The gate must read a layer between {low} and {high}, not above a pushed one.")
-        return fit_candidates(
-            {source.name: activations[source.name] for source in examples.benign},
-            {source.name: activations[source.name] for source in examples.malicious},
-            layers,
-            self.settings,
-            lambda numbers: list(self.report.track(((n, 1) for n in numbers), "Fitting gates", len(numbers))),
-        )
+        return combine_layers(usable, examined, settings)[0]
 
     def _observe(self, examples: Examples) -> tuple[Contrast, ...]:
         settings = self.settings
@@ -189,7 +216,11 @@ class Fit:
         return found
 
     def _push(
-        self, examples: Examples, candidates: Sequence[GateCandidate], directions: Mapping[str, ByLayer]
+        self,
+        examples: Examples,
+        gate: GateCandidate,
+        singles: Sequence[GateCandidate],
+        directions: Mapping[str, ByLayer],
     ) -> tuple[list[Trial], float]:
         settings = self.settings
         held_out = [source.held_out for source in examples.malicious if len(source.held_out)]
@@ -208,25 +239,28 @@ class Fit:
         trials = choose_push(
             self.model,
             [few, many],
-            possible_pushes(candidates[0].layer, len(self.decoder), list(directions), settings),
-            lambda trial: self._build(trial, candidates, directions),
+            possible_pushes(gate.layer, len(self.decoder), list(directions), settings),
+            lambda trial: self._build(trial, gate, singles, directions),
             settings,
             self.report,
         )
         return trials, sum(refuses(reply.text) for reply in before) / len(before)
 
     def _build(
-        self, trial: Trial, candidates: Sequence[GateCandidate], directions: Mapping[str, Mapping[int, Tensor]]
+        self,
+        trial: Trial,
+        gate: GateCandidate,
+        singles: Sequence[GateCandidate],
+        directions: Mapping[str, Mapping[int, Tensor]],
     ) -> Steering:
         """The default's one gate and many layers, or the paper's gate a layer, at this trial's window."""
         window = range(trial.first, trial.last + 1)
         vectors = {n: directions[trial.rule][n].float() for n in window}
         if self.settings.preset == "default":
-            best = candidates[0]
-            gate = Gate(best.layer, best.w, best.calibration.threshold, best.calibration.ceiling)
-            return Steering((Push(gate, vectors, trial.strength),), self.template.reply_start)
-        by_layer = {c.layer: c for c in _best_by_layer(candidates)}
-        pushes = [Push(Gate(n, by_layer[n].w), {n: vectors[n]}, trial.strength) for n in window if n in by_layer]
+            decides = Gate(gate.w, gate.calibration.threshold, gate.calibration.ceiling)
+            return Steering((Push(decides, vectors, trial.strength),), self.template.reply_start)
+        by_layer = {c.layer: c for c in best_by_layer(singles)}
+        pushes = [Push(Gate(by_layer[n].w), {n: vectors[n]}, trial.strength) for n in window if n in by_layer]
         return Steering(tuple(pushes), self.template.reply_start, "prompt")
 
     def _provenance(self, examples: Examples) -> dict[str, Any]:
@@ -249,18 +283,6 @@ class Fit:
         }
 
 
-def _best_by_layer(candidates: Sequence[GateCandidate]) -> list[GateCandidate]:
-    best: dict[int, GateCandidate] = {}
-    for candidate in candidates:  # best first
-        best.setdefault(candidate.layer, candidate)
-    return [best[layer] for layer in sorted(best)]
-
-
 def _gate_record(candidate: GateCandidate) -> dict[str, Any]:
-    return {
-        "layer": candidate.layer,
-        "mu": candidate.mu,
-        "alpha": candidate.alpha,
-        "auc": candidate.auc,
-        "partial_auc": candidate.partial_auc,
-    }
+    ((layer, mu, alpha),) = candidate.fits
+    return {"layer": layer, "mu": mu, "alpha": alpha, "auc": candidate.auc, "partial_auc": candidate.partial_auc}

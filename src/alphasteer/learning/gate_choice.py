@@ -1,6 +1,6 @@
-"""Which layer reads the gate: the one whose gate separates held-out prompts best where few benign ones may open it."""
+"""Which layers the gate reads: those that separate held-out prompts best where few benign ones may open it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ FALSE_OPENINGS = 0.05
 MUS = (1.0, 10.0, 100.0)
 ALPHAS = (1.0, 10.0, 100.0)
 """Factors on the ridge ``settings.alpha``: few prompts want a large one."""
+MOST_LAYERS = 5
+"""A gate reads at most so many layers."""
 
 ByLayer = Mapping[int, Tensor]
 
@@ -33,42 +35,83 @@ class GateCandidate:
     """A fitted gate and how well it separates held-out prompts.
 
     Attributes:
-        layer, mu, alpha: how it was fitted; mu is None for a hard null space.
-        w: the read-out, float32, of shape (d,), scaled so that the fit's malicious prompts score 1 on average.
+        w: the read-out by layer, float32, of shape (d,), scaled so that the fit's malicious prompts score 1 on average.
+        fits: how each layer's read-out was fitted: (layer, mu, alpha); mu is None for a hard null space.
         partial_auc: area under the ROC curve up to ``FALSE_OPENINGS``, standardized to 0.5 (chance) .. 1 (McClish),
             averaged over malicious sources.
         auc: the whole area, likewise averaged.
         calibration: threshold, ceiling and what they open.
     """
 
-    layer: int
-    mu: float | None
-    alpha: float
-    w: Tensor
+    w: ByLayer
+    fits: tuple[tuple[int, float | None, float], ...]
     partial_auc: float
     auc: float
     calibration: Calibration
 
+    @property
+    def layer(self) -> int:
+        """The highest layer that it reads."""
+        return max(self.w)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The activations on which gates are fitted and compared, by source."""
+
+    benign: Mapping[str, Activations]
+    malicious: Mapping[str, Activations]
+
 
 def fit_candidates(
-    benign: Mapping[str, Activations],
-    malicious: Mapping[str, Activations],
+    examined: Examined,
     layers: Sequence[int],
     settings: FitSettings,
-    progress: Callable[[Sequence[int]], Sequence[int]] = lambda layers: layers,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[GateCandidate]:
-    """Gates of every layer and weighting, best first; ties go to the lower layer."""
+    """Gates of every single layer and weighting, best first; ties go to the lower layer."""
     candidates = []
     for layer in progress(layers):
-        moments = [
+        benign, malicious = (
             _total([Moments.of(a.fit[layer]) for a in side.values() if len(a.fit[layer])])
-            for side in (benign, malicious)
-        ]
+            for side in (examined.benign, examined.malicious)
+        )
         mus = [None] if settings.null_space == "hard" else list(MUS) if settings.mu is None else [settings.mu]
         for mu in mus:
-            for factor in ALPHAS:
-                candidates.append(_candidate(layer, mu, settings.alpha * factor, moments, benign, malicious, settings))
-    return sorted(candidates, key=lambda c: (-c.partial_auc, c.layer))
+            for alpha in (settings.alpha * factor for factor in ALPHAS):
+                w = gate_from_moments(
+                    benign,
+                    malicious,
+                    null_space=settings.null_space,
+                    mu=mu or 0.0,
+                    null_share=settings.null_share,
+                    alpha=alpha,
+                )
+                scaled = (w / (w @ malicious.mean)).float()  # readable: the fit's malicious prompts score 1 on average
+                candidates.append(_judge({layer: scaled}, ((layer, mu, alpha),), examined, settings))
+    return sorted(candidates, key=_rank)
+
+
+def combine_layers(singles: Sequence[GateCandidate], examined: Examined, settings: FitSettings) -> list[GateCandidate]:
+    """The best single gate, and the means of the best two, three, ... layers' gates; best first."""
+    best = best_by_layer(singles)[:MOST_LAYERS]
+    combined = [best[0]]
+    for count in range(2, len(best) + 1):
+        w = {layer: vector / count for gate in best[:count] for layer, vector in gate.w.items()}
+        combined.append(_judge(w, tuple(fit for gate in best[:count] for fit in gate.fits), examined, settings))
+    return sorted(combined, key=_rank)
+
+
+def best_by_layer(candidates: Sequence[GateCandidate]) -> list[GateCandidate]:
+    """Of single-layer gates, the best of each layer; the best layer first."""
+    best: dict[int, GateCandidate] = {}
+    for candidate in sorted(candidates, key=_rank):
+        best.setdefault(candidate.layer, candidate)
+    return list(best.values())
+
+
+def _rank(candidate: GateCandidate) -> tuple[float, int, int]:
+    return -candidate.partial_auc, len(candidate.w), candidate.layer
 
 
 def _total(moments: Sequence[Moments]) -> Moments:
@@ -78,34 +121,25 @@ def _total(moments: Sequence[Moments]) -> Moments:
     return total
 
 
-def _candidate(
-    layer: int,
-    mu: float | None,
-    alpha: float,
-    moments: Sequence[Moments],
-    benign: Mapping[str, Activations],
-    malicious: Mapping[str, Activations],
+def _judge(
+    w: ByLayer,
+    fits: tuple[tuple[int, float | None, float], ...],
+    examined: Examined,
     settings: FitSettings,
 ) -> GateCandidate:
-    w = gate_from_moments(
-        moments[0],
-        moments[1],
-        null_space=settings.null_space,
-        mu=mu or 0.0,
-        null_share=settings.null_share,
-        alpha=alpha,
-    )
-    w = (w / (w @ moments[1].mean)).float()  # readable scores: malicious prompts of the fit are 1 on average
-    scores = [{name: a.held_out[layer] @ w for name, a in side.items()} for side in (benign, malicious)]
-    areas = [(_area(scores[0], s, FALSE_OPENINGS), _area(scores[0], s, None)) for s in scores[1].values() if len(s)]
-    calibration = calibrate(
-        {k: s for k, s in scores[0].items() if len(s)},
-        {k: s for k, s in scores[1].items() if len(s)},
-        budget=settings.benign_budget,
-        ceiling_quantile=settings.ceiling_quantile,
-    )
+    def score(side: Mapping[str, Activations]) -> dict[str, Tensor]:
+        streams = {name: a.held_out for name, a in side.items() if len(a.held_out[fits[0][0]])}
+        return {
+            name: torch.stack([held[n] @ vector for n, vector in w.items()]).sum(0) for name, held in streams.items()
+        }
+
+    benign, malicious = score(examined.benign), score(examined.malicious)
+    areas = [(_area(benign, s, FALSE_OPENINGS), _area(benign, s, None)) for s in malicious.values()]
     partial, whole = (sum(values) / len(values) for values in zip(*areas, strict=True))
-    return GateCandidate(layer, mu, alpha, w, partial, whole, calibration)
+    calibration = calibrate(
+        benign, malicious, budget=settings.benign_budget, ceiling_quantile=settings.ceiling_quantile
+    )
+    return GateCandidate(w, fits, partial, whole, calibration)
 
 
 def _area(benign: Mapping[str, Tensor], malicious: Tensor, up_to: float | None) -> float:

@@ -28,7 +28,7 @@ class FitSettings(BaseModel):
     null_share: float = Field(0.6, gt=0, le=1, description="Share of dimensions in the null space (hard).")
     alpha: float = Field(1e-3, gt=0, description="Ridge, in units of the malicious activations' mean energy.")
     benign_budget: float = Field(0.02, gt=0, lt=1, description="Share of held-out benign prompts that may be pushed.")
-    ceiling_quantile: float = Field(0.3, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
+    ceiling_quantile: float = Field(0.2, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
     replies: int = Field(
         100, ge=8, description="At most this many requests of a source are replied to for the contrast."
     )

@@ -38,9 +38,9 @@ class GateReading:
     """What one gate read at the reply starts of the last forward that had any.
 
     Attributes:
-        layer: the gate's layer.
+        layer: the gate's highest layer, where it decides.
         rows: the batch row of each reply start, of shape (n,).
-        scores: w.h, of shape (n,).
+        scores: the sum of w.h over the gate's layers, of shape (n,).
         values: how far the gate opened, of shape (n,).
     """
 
@@ -132,7 +132,7 @@ class Attached:
         forward.starts = (rows, columns) if rows.numel() else None
 
     def _layer_hook(self, layer: int) -> Callable[..., Any]:
-        gated = [(i, p) for i, p in enumerate(self.steering.pushes) if p.gate.layer == layer]
+        gated = [(i, p) for i, p in enumerate(self.steering.pushes) if layer in p.gate.w]
         pushed = [(i, p) for i, p in enumerate(self.steering.pushes) if layer in p.directions]
         lowest = layer == self.steering.layers[0]
 
@@ -144,7 +144,7 @@ class Attached:
                 return None
             hidden = residual_of(args, kwargs)
             for index, item in gated:  # all gates are read before anything is pushed here
-                self._read(forward, index, item, hidden)
+                self._read(forward, index, item, layer, hidden)
             if gated and len(forward.gates) == len(self.steering.pushes):
                 self._publish(forward)
             steered = hidden
@@ -154,11 +154,14 @@ class Attached:
 
         return hook
 
-    def _read(self, forward: _Forward, index: int, item: Push, hidden: Tensor) -> None:
+    def _read(self, forward: _Forward, index: int, item: Push, layer: int, hidden: Tensor) -> None:
         gate = item.gate
-        stream = hidden[forward.at(hidden.device)]
-        forward.scores[index] = stream.float() @ self._vector(gate.w, hidden)
-        forward.gates[index] = gate_value(forward.scores[index], gate.threshold, gate.ceiling)
+        score = hidden[forward.at(hidden.device)].float() @ self._vector(gate.w[layer], hidden)
+        if index in forward.scores:
+            score = score + forward.scores[index].to(score.device)
+        forward.scores[index] = score
+        if layer == gate.layer:
+            forward.gates[index] = gate_value(score, gate.threshold, gate.ceiling)
 
     def _publish(self, forward: _Forward) -> None:
         rows, _ = forward.at(torch.device("cpu"))

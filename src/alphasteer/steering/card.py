@@ -29,7 +29,7 @@ with alphasteer.Steering.from_pretrained("this folder or repository").attach(mod
     ...  # model.generate as always
 ```
 
-| gate at layer | threshold | ceiling | pushed layers | strength |
+| gate reads layers | threshold | ceiling | pushed layers | strength |
 | --- | --- | --- | --- | --- |
 {rows}
 
@@ -53,7 +53,7 @@ def model_card(steering: "Steering") -> str:
         return "none" if value is None else f"{value:.3f}"
 
     rows = "\n".join(
-        f"| {p.gate.layer} | {number(p.gate.threshold)} | {number(p.gate.ceiling)} "
+        f"| {', '.join(map(str, p.gate.layers))} | {number(p.gate.threshold)} | {number(p.gate.ceiling)} "
         f"| {', '.join(map(str, sorted(p.directions)))} | {p.strength:g} |"
         for p in steering.pushes
     )

@@ -23,11 +23,11 @@ JSON_NAME, TENSORS_NAME, CARD_NAME = "steering.json", "steering.safetensors", "R
 
 
 class PushEntry(BaseModel):
-    """One push as the file states it; its vectors are ``push.N.gate`` and ``push.N.direction.LAYER``."""
+    """One push as the file states it; its vectors are ``push.N.gate.LAYER`` and ``push.N.direction.LAYER``."""
 
     model_config = ConfigDict(extra="forbid")
 
-    gate_layer: int
+    gate_layers: list[int]
     threshold: float | None
     ceiling: float | None
     strength: float
@@ -41,8 +41,8 @@ class SteeringFile(BaseModel):
 
     format: Literal["alphasteer"]
     version: int
-    operation: Literal["h + strength * clip((w.h - threshold) / (ceiling - threshold), 0, 1) * r"] = (
-        "h + strength * clip((w.h - threshold) / (ceiling - threshold), 0, 1) * r"
+    operation: Literal["h + strength * clip((sum w.h - threshold) / (ceiling - threshold), 0, 1) * r"] = (
+        "h + strength * clip((sum w.h - threshold) / (ceiling - threshold), 0, 1) * r"
     )
     hook_point: Literal["residual stream at the input of the decoder layer"] = (
         "residual stream at the input of the decoder layer"
@@ -64,12 +64,12 @@ def save_steering(steering: Steering, folder: Path) -> None:
     tensors: dict[str, Tensor] = {}
     entries = []
     for number, push in enumerate(steering.pushes):
-        tensors[f"push.{number}.gate"] = push.gate.w
+        tensors |= {f"push.{number}.gate.{layer}": w for layer, w in push.gate.w.items()}
         tensors |= {f"push.{number}.direction.{layer}": r for layer, r in push.directions.items()}
         gate = push.gate
         entries.append(
             PushEntry(
-                gate_layer=gate.layer,
+                gate_layers=list(gate.layers),
                 threshold=gate.threshold,
                 ceiling=gate.ceiling,
                 strength=push.strength,
@@ -146,9 +146,9 @@ def _read_json(path: Path) -> SteeringFile:
 def _steering_of(content: SteeringFile, tensors: dict[str, Tensor]) -> Steering:
     pushes = []
     for number, entry in enumerate(content.pushes):
-        gate = Gate(entry.gate_layer, tensors.pop(f"push.{number}.gate"), entry.threshold, entry.ceiling)
+        w = {layer: tensors.pop(f"push.{number}.gate.{layer}") for layer in entry.gate_layers}
         directions = {layer: tensors.pop(f"push.{number}.direction.{layer}") for layer in entry.layers}
-        pushes.append(Push(gate, directions, entry.strength))
+        pushes.append(Push(Gate(w, entry.threshold, entry.ceiling), directions, entry.strength))
     if tensors:
         raise SteeringError(f"{TENSORS_NAME} holds vectors that {JSON_NAME} does not name: {', '.join(tensors)}.")
     return Steering(tuple(pushes), tuple(content.reply_start), content.positions, content.fitted_on, content.record)

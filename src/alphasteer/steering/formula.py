@@ -10,7 +10,7 @@ def gate_value(score: Tensor, threshold: float | None, ceiling: float | None) ->
     the paper's form (Eq. 4: Delta h = r w^T h).
 
     Args:
-        score: w.h, the read-out of the gate's layer, of any shape.
+        score: the sum of w.h over the gate's layers, of any shape.
         threshold: scores up to here give exactly zero.
         ceiling: scores from here on give one.
     """

@@ -20,25 +20,36 @@ Positions = Literal["reply_start", "prompt"]
 
 @dataclass(frozen=True)
 class Gate:
-    """A linear read-out of one layer's residual stream: about 0 on benign activations, about 1 on malicious ones.
+    """A linear read-out of the residual stream: about 0 on benign activations, about 1 on malicious ones.
 
     Attributes:
-        layer: where it reads (the input of this decoder layer).
-        w: the read-out, float32, of shape (d,).
-        threshold: the score w.h up to which nothing is pushed; None for the paper's linear gate.
+        w: the read-out by layer (of that decoder layer's input), each float32 of shape (d,); the gate's score is
+            the sum of w.h over its layers.
+        threshold: the score up to which nothing is pushed; None for the paper's linear gate.
         ceiling: the score from which the push is full; None for the paper's linear gate.
     """
 
-    layer: int
-    w: Tensor
+    w: Mapping[int, Tensor]
     threshold: float | None = None
     ceiling: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.w:
+            raise SteeringError("A gate needs at least one layer to read.")
         if (self.threshold is None) != (self.ceiling is None):
             raise SteeringError("A gate has a threshold and a ceiling, or neither of them.")
         if self.threshold is not None and self.ceiling is not None and not self.threshold < self.ceiling:
             raise SteeringError(f"A gate's threshold ({self.threshold}) must lie below its ceiling ({self.ceiling}).")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that it reads, lowest first."""
+        return tuple(sorted(self.w))
+
+    @property
+    def layer(self) -> int:
+        """The highest layer that it reads, where it decides."""
+        return max(self.w)
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,8 @@ class Push:
             raise SteeringError(
                 f"A gate read at layer {self.gate.layer} cannot push layer {min(self.directions)} below."
             )
-        vectors = [self.gate.w, *self.directions.values()]
-        if any(v.ndim != 1 or v.shape != self.gate.w.shape for v in vectors):
+        vectors = [*self.gate.w.values(), *self.directions.values()]
+        if any(v.ndim != 1 or v.shape != vectors[0].shape for v in vectors):
             raise SteeringError("A gate and its directions must all be vectors of one length.")
         if not all(bool(torch.isfinite(v).all()) for v in vectors):
             raise SteeringError("A gate or a direction holds values that are not finite.")
@@ -94,18 +105,18 @@ class Steering:
             raise SteeringError("A steering needs at least one push.")
         if not self.reply_start:
             raise SteeringError("A steering needs the token ids of the reply start.")
-        if len({push.gate.w.shape for push in self.pushes}) != 1:
+        if len({vector.shape for push in self.pushes for vector in push.directions.values()}) != 1:
             raise SteeringError("All pushes of a steering must have vectors of one length.")
 
     @property
     def hidden_size(self) -> int:
         """d, the length of every vector."""
-        return int(self.pushes[0].gate.w.shape[0])
+        return len(next(iter(self.pushes[0].directions.values())))
 
     @property
     def layers(self) -> tuple[int, ...]:
         """Every layer that is read or pushed."""
-        return tuple(sorted({n for p in self.pushes for n in (p.gate.layer, *p.directions)}))
+        return tuple(sorted({n for p in self.pushes for n in (*p.gate.w, *p.directions)}))
 
     @property
     def digest(self) -> str:
@@ -113,11 +124,12 @@ class Steering:
         parts = [f"{self.positions} {self.reply_start}"]
         for push in self.pushes:
             gate = push.gate
-            parts.append(f"{gate.layer} {gate.threshold} {gate.ceiling} {push.strength} {sorted(push.directions)}")
+            parts.append(f"{gate.layers} {gate.threshold} {gate.ceiling} {push.strength} {sorted(push.directions)}")
         whole = hashlib.sha256("\n".join(parts).encode())
         for push in self.pushes:
-            for vector in (push.gate.w, *(push.directions[layer] for layer in sorted(push.directions))):
-                whole.update(vector.detach().float().cpu().numpy().tobytes())
+            for vectors in (push.gate.w, push.directions):
+                for layer in sorted(vectors):
+                    whole.update(vectors[layer].detach().float().cpu().numpy().tobytes())
         return whole.hexdigest()
 
     def scaled(self, factor: float) -> "Steering":
