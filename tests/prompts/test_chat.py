@@ -46,7 +46,7 @@ def test_rendering_is_the_tokenizers_own_without_a_second_bos():
 def test_prompts_longer_than_the_context_are_refused_by_name_not_cut():
     chat = ChatTemplate(tiny_tokenizer())
     prompts = [Prompt.of("short", "a"), Prompt.of("long " * 50, "b")]
-    with pytest.raises(PromptError, match="'b' has .* tokens"):
+    with pytest.raises(PromptError, match=r"'b' has .* tokens"):
         chat.render_all(prompts, context_length=100)
 
 

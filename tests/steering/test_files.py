@@ -156,3 +156,26 @@ def test_another_model_is_refused_with_the_difference_named(steering, any_model)
 def test_steerings_that_make_no_sense_cannot_be_built(gate, directions, message):
     with pytest.raises(SteeringError, match=message):
         Push(Gate(*gate), directions)
+
+
+def test_the_hub_gets_a_whole_artefact_and_gives_it_back(steering, tmp_path, monkeypatch):
+    """The Hub itself is out of reach of a test: its client's two calls copy to and from a folder here."""
+    import shutil
+
+    import huggingface_hub
+
+    class Folder(huggingface_hub.HfApi):
+        def create_repo(self, repo_id, **kwargs):
+            assert kwargs["private"]
+
+        def upload_folder(self, *, repo_id, folder_path, **kwargs):
+            shutil.copytree(folder_path, tmp_path / repo_id)
+            return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Folder)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository, **_: str(tmp_path / repository))
+    assert steering.push_to_hub("someone/safe", private=True).endswith("someone/safe")
+    assert Steering.from_pretrained("someone/safe").digest == steering.digest
+    card = (tmp_path / "someone/safe/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: alphasteer\n")
+    assert "strength" in card

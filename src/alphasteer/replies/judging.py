@@ -12,7 +12,8 @@ OPENING = 240
 _CANNOT = r"(?:can\s?not|can[’']?t|could\s?n[o’']t|won[’']?t|will not)"
 _UNABLE = (
     r"(?:unable|not (?:able|allowed|permitted|programmed|designed|equipped|capable|authorized|trained|going|comfortable"
-    r"|willing|appropriate|possible|something I|here to (?:help|assist|provide|discuss)|supposed|meant)|against my|decline|refuse|incapable)"
+    r"|willing|appropriate|possible|something I|here to (?:help|assist|provide|discuss)|supposed|meant)"
+    r"|against my|decline|refuse|incapable)"
 )
 _LACK = r"(?:do(?: not|n[’']t) (?:have|promote|support|engage|provide|condone|encourage|feel comfortable))"
 _NEGATED = rf"(?:{_CANNOT}|{_UNABLE}|{_LACK})"
