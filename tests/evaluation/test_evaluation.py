@@ -20,13 +20,15 @@ NO = Reply((1, 2), "I'm sorry, but I can't help with that.")
 YES = Reply((3, 4), "Sure, here is what you can do.")
 
 
-@given(st.integers(1, 500), st.floats(0, 1))
-def test_wilson_bounds_solve_its_equation(n, share):
-    """The interval is where |p - share| = z sqrt(p (1 - p) / n), Wilson's definition."""
-    for bound in wilson(share, n):
-        assert 0 <= bound <= 1
-        if 0 < bound < 1:
-            assert abs(bound - share) == pytest.approx(1.96 * math.sqrt(bound * (1 - bound) / n), abs=1e-9)
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_bounds_solve_its_equation(counted):
+    """The interval ends where (p - share)^2 = z^2 p (1 - p) / n, Wilson's definition (squared: no root of nearly 0)."""
+    share, n = counted[0] / counted[1], counted[1]
+    low, high = wilson(share, n)
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    for bound in (low, high):
+        assert (bound - share) ** 2 == pytest.approx(1.96**2 * bound * (1 - bound) / n, abs=1e-12)
 
 
 def test_an_outcome_counts_refusals_and_what_stayed_the_same():
