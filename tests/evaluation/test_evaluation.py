@@ -1,6 +1,5 @@
 """Comparing with and without steering: counts, intervals, tables, pictures."""
 
-import math
 
 import pytest
 import torch
