@@ -1,6 +1,5 @@
 """Comparing with and without steering: counts, intervals, tables, pictures."""
 
-
 import pytest
 import torch
 from conftest import hand_made
