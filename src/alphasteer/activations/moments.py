@@ -1,6 +1,9 @@
 """Second moments: all that the gate regression needs to know of a set of activations."""
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -42,6 +45,11 @@ class Moments:
         if self.total.shape != other.total.shape:
             raise LearningError(f"Moments of width {len(self.total)} and {len(other.total)} cannot be merged.")
         return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    @staticmethod
+    def pooled(parts: Iterable[Tensor]) -> "Moments":
+        """The moments of several sets of activations together; at least one."""
+        return reduce(operator.add, map(Moments.of, parts))
 
     @property
     def mean(self) -> Tensor:

@@ -49,7 +49,7 @@ def draw_figures(
     sides = [{name: fitted.of(prompts.prompts, name) for name, prompts in side.items()} for side in (benign, malicious)]
     gates = {}
     for layer in weights:
-        low, high = (_moments([by_layer[layer] for by_layer in side.values()]) for side in sides)
+        low, high = (Moments.pooled(by_layer[layer] for by_layer in side.values()) for side in sides)
         w = gate_from_moments(low, high, mu=weights[layer]["mu"], alpha=weights[layer]["alpha"])
         gates[layer] = (w / (w @ high.mean)).float()
     gate_figure(folder / "gate.png", steering, before, gates)
@@ -58,10 +58,3 @@ def draw_figures(
         steered = Readings(model, decoder, template, [last], Shelf(), report)
         after = {name: steered.of(p.prompts, f"test {name}, steered")[last] for name, p in sample.items()}
     pca_figure(folder / "activations.png", {name: a[last] for name, a in before.items()}, after, last)
-
-
-def _moments(parts: list[Any]) -> Moments:
-    total = Moments.of(parts[0])
-    for part in parts[1:]:
-        total = total + Moments.of(part)
-    return total

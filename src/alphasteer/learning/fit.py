@@ -170,13 +170,12 @@ class Fit:
     def _gate(self, singles: Sequence[GateCandidate], examined: Examined) -> GateCandidate:
         """The gate that decides: of the layers asked for, or of those that leave enough of the model to be pushed."""
         settings = self.settings
-        highest = int(HIGHEST_GATE * len(self.decoder)) if settings.window is None else settings.window[0]
-        if settings.gate_layer is not None:
-            usable = [
-                c for c in singles if c.layer == settings.gate_layer and c.layer <= (settings.window or (10**6,))[0]
-            ]
+        if settings.window is not None:
+            highest = settings.window[0]
         else:
-            usable = [c for c in singles if c.layer <= highest]
+            share = HIGHEST_GATE if settings.gate_layer is None else 1.0
+            highest = int(share * len(self.decoder))
+        usable = [c for c in singles if c.layer <= highest and settings.gate_layer in (None, c.layer)]
         if not usable:
             low, high = self.readings.layers[0], self.readings.layers[-1] - 1
             raise LearningError(f"The gate must read a layer between {low} and {high}, not above a pushed one.")

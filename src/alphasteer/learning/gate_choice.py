@@ -9,6 +9,7 @@ from torch import Tensor
 from alphasteer.activations import Moments
 from alphasteer.learning.calibration import Calibration, calibrate
 from alphasteer.learning.gates import gate_from_moments
+from alphasteer.learning.readings import ByLayer
 from alphasteer.learning.settings import FitSettings
 
 FALSE_OPENINGS = 0.05
@@ -18,8 +19,6 @@ ALPHAS = (1.0, 10.0, 100.0)
 """Factors on the ridge ``settings.alpha``: few prompts want a large one."""
 MOST_LAYERS = 5
 """A gate reads at most so many layers."""
-
-ByLayer = Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def fit_candidates(
     candidates = []
     for layer in progress(layers):
         benign, malicious = (
-            _total([Moments.of(a.fit[layer]) for a in side.values() if len(a.fit[layer])])
+            Moments.pooled(a.fit[layer] for a in side.values() if len(a.fit[layer]))
             for side in (examined.benign, examined.malicious)
         )
         mus = [None] if settings.null_space == "hard" else list(MUS) if settings.mu is None else [settings.mu]
@@ -112,13 +111,6 @@ def best_by_layer(candidates: Sequence[GateCandidate]) -> list[GateCandidate]:
 
 def _rank(candidate: GateCandidate) -> tuple[float, int, int]:
     return -candidate.partial_auc, len(candidate.w), candidate.layer
-
-
-def _total(moments: Sequence[Moments]) -> Moments:
-    total = moments[0]
-    for other in moments[1:]:
-        total = total + other
-    return total
 
 
 def _judge(

@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 
 from alphasteer.prompts import batches_by_tokens, pad
-from alphasteer.replies.generating import Reply, end_tokens, filler_token, greedy, until_end
+from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply, end_tokens, filler_token, greedy, until_end
 from alphasteer.reporting import Reporter
-
-ROWS = 32
-TOKEN_BUDGET = 8192
 
 
 @dataclass(frozen=True)
