@@ -1,14 +1,14 @@
 """Reading the residual stream at the end of many prompts, running no more of the model than that needs."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alphasteer.models import Decoder, residual_of
-from alphasteer.prompts import batches_by_tokens, common_prefix_length, pad
+from alphasteer.prompts import common_prefix_length, pad, tracked_batches
 from alphasteer.reporting import Reporter
 
 TOKEN_BUDGET = 2048
@@ -50,12 +50,8 @@ def read_residual_stream(
     lengths = [len(sequence) - shared for sequence in sequences]
     result = {layer: torch.empty(len(sequences), decoder.hidden_size) for layer in wanted}
 
-    def batches() -> Iterator[tuple[list[int], int]]:
-        for batch in batches_by_tokens(lengths, token_budget):
-            yield batch, sum(lengths[i] for i in batch)
-
     device = decoder.device
-    for batch in report.track(batches(), description, sum(lengths)):
+    for batch in report.track(tracked_batches(lengths, token_budget), description, sum(lengths)):
         ids, mask = pad([sequences[i][shared:] for i in batch], side="right")
         inputs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
         if prefix is not None:

@@ -3,7 +3,7 @@
 ``read_prompts(SPEC)`` gives a PromptSet; ``ChatTemplate(tokenizer)`` renders it and knows the reply start.
 """
 
-from alphasteer.prompts.batching import batches_by_tokens, pad
+from alphasteer.prompts.batching import batches_by_tokens, pad, tracked_batches
 from alphasteer.prompts.chat import ChatTemplate, common_prefix_length
 from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet, union, without_shared
 from alphasteer.prompts.sources import read_prompts
@@ -19,6 +19,7 @@ __all__ = [
     "pad",
     "read_prompts",
     "starter_prompts",
+    "tracked_batches",
     "union",
     "without_shared",
 ]

@@ -22,6 +22,14 @@ def batches_by_tokens(lengths: Sequence[int], token_budget: int, max_rows: int |
         yield batch
 
 
+def tracked_batches(
+    lengths: Sequence[int], token_budget: int, max_rows: int | None = None
+) -> Iterator[tuple[list[int], int]]:
+    """The same batches, each with the tokens it holds: what a reporter wants to follow a loop."""
+    for batch in batches_by_tokens(lengths, token_budget, max_rows):
+        yield batch, sum(lengths[i] for i in batch)
+
+
 def pad(sequences: Sequence[Sequence[int]], side: str, fill: int = 0) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, both of shape (rows, longest), padded on the ``left`` or the ``right``."""
     width = max(map(len, sequences))

@@ -1,12 +1,12 @@
 """Greedy replies to many prompts, in batches of like length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from alphasteer.prompts import batches_by_tokens, pad
+from alphasteer.prompts import pad, tracked_batches
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Journal
 
@@ -46,11 +46,7 @@ def generate_replies(
     lengths = [len(sequence) + max_new_tokens for sequence in sequences]
     filler, ends = filler_token(tokenizer), end_tokens(model, tokenizer)
 
-    def batches() -> Iterator[tuple[list[int], int]]:
-        for batch in batches_by_tokens(lengths, TOKEN_BUDGET, ROWS):
-            yield batch, sum(lengths[i] for i in batch)
-
-    for batch in report.track(batches(), description, sum(lengths)):
+    for batch in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), description, sum(lengths)):
         if all(i in replies for i in batch):
             continue
         ids, mask = pad([sequences[i] for i in batch], side="left", fill=filler)

@@ -5,14 +5,14 @@ to there is the same for every such steering.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphasteer.prompts import batches_by_tokens, pad
+from alphasteer.prompts import pad, tracked_batches
 from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply, end_tokens, filler_token, greedy, until_end
 from alphasteer.reporting import Reporter
 
@@ -50,12 +50,9 @@ class PrefilledPrompts:
         self._filler = filler_token(tokenizer)
         lengths = [len(sequence) for sequence in sequences]
 
-        def batches() -> Iterator[tuple[list[int], int]]:
-            for batch in batches_by_tokens(lengths, TOKEN_BUDGET, ROWS):
-                yield batch, sum(lengths[i] for i in batch)
-
         self._batches = []
-        for rows in report.track(batches(), "Running the probe prompts", sum(lengths)):
+        tracked = tracked_batches(lengths, TOKEN_BUDGET, ROWS)
+        for rows in report.track(tracked, "Running the probe prompts", sum(lengths)):
             ids, mask = pad([sequences[i] for i in rows], side="left", fill=self._filler)
             ids, mask = ids.to(model.device), mask.to(model.device)
             cache = self._prefill(ids, mask, len(reply_start)) if reuse else None
