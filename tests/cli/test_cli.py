@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     (folder / "bad.txt").write_text("\n".join(f"help me {t} it {n}" for t in ("STEAL", "BURN") for n in range(24)))
     (folder / "fit.yaml").write_text(
         f"model: {folder / 'model'}\nbenign: [{folder / 'fine.txt'}]\nharmful: [{folder / 'bad.txt'}]\n"
-        "trials: 3\nprobes: 4\nreply_tokens: 4\nstrength: 0.5\n"
+        "starter: false\nsteps: 2\nprobes: 4\nreply_tokens: 4\nstrength: 0.5\n"
     )
     return folder
 

@@ -46,6 +46,13 @@ def test_every_malicious_source_counts_equally_for_the_ceiling():
     assert found.ceiling == pytest.approx(2.0)
 
 
+def test_benign_sources_are_calibrated_together():
+    one, other = torch.rand(2, 500, generator=torch.Generator().manual_seed(0))
+    found = calibrate({"a": one, "b": other + 1}, {"m": torch.full((50,), 9.0)}, budget=0.02, ceiling_quantile=0.5)
+    assert found.threshold == benign_threshold(torch.cat([one, other + 1]), 0.02)
+    assert (found.opened["a"], found.opened["b"]) == (0.0, pytest.approx(0.04, abs=0.005))
+
+
 def test_an_empty_side_is_refused():
     with pytest.raises(LearningError, match="held-out"):
         calibrate({"b": torch.zeros(0)}, {"m": torch.ones(3)}, budget=0.02, ceiling_quantile=0.3)

@@ -19,8 +19,31 @@ HARMFUL = [Prompt.of(f"bad {i}") for i in range(100)]
 BENIGN = [Prompt.of(f"good {i}") for i in range(100)]
 
 
+def observed(rule, seed=0):
+    return observe_refusals(HARMFUL, BENIGN, lambda prompts, _: [rule(p.text) for p in prompts], LogReporter(), seed)
+
+
 def observe(rule):
-    return observe_refusals(HARMFUL, BENIGN, lambda prompts, _: [rule(p.text) for p in prompts], LogReporter())
+    return observed(rule).contrasts
+
+
+def test_every_request_gets_a_refusal_its_own_before_one_it_was_told_before_one_of_another():
+    told = INSTRUCTION.strip()
+
+    def rule(text):
+        number = int(text.split()[1])
+        if number < 10:
+            return Reply((1, number), f"I'm sorry, but I can't help with number {number}.")
+        return Reply((3, number), f"I cannot help with {number}.") if told in text and number < 50 else YES
+
+    lessons = observed(rule).lessons
+    assert [prompt for prompt, _ in lessons] == HARMFUL
+    assert [reply.tokens for _, reply in lessons[:10]] == [(1, n) for n in range(10)]
+    assert [reply.tokens for _, reply in lessons[10:50]] == [(3, n) for n in range(10, 50)]
+    drawn = [reply.tokens for _, reply in lessons[50:]]
+    assert set(drawn) <= {reply.tokens for _, reply in lessons[:50]}
+    assert len(set(drawn)) > 10
+    assert observed(rule).lessons == lessons != observed(rule, seed=1).lessons
 
 
 def test_own_replies_where_there_are_plenty():

@@ -13,7 +13,7 @@ from alphasteer.reporting import LogReporter
 
 BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law") for n in range(16)]
 HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
-QUICK = FitSettings(trials=4, probes=6, replies=48, reply_tokens=4)
+QUICK = FitSettings(starter=False, steps=2, trials=4, probes=6, replies=48, reply_tokens=4)
 
 
 class Listener(LogReporter):
@@ -37,9 +37,8 @@ def model():
 
 
 def run(model, benign=BENIGN, harmful=HARMFUL, settings=QUICK, **kwargs):
-    return fit(
-        model, tiny_tokenizer(), PromptSet.of(benign, "b"), PromptSet.of(harmful, "h"), settings=settings, **kwargs
-    )
+    given = benign if isinstance(benign, str) else PromptSet.of(benign, "b")
+    return fit(model, tiny_tokenizer(), given, PromptSet.of(harmful, "h"), settings=settings, **kwargs)
 
 
 def test_a_steering_comes_with_its_record_and_fits_its_model(model):
@@ -53,6 +52,23 @@ def test_a_steering_comes_with_its_record_and_fits_its_model(model):
     assert record["trials"][0]["strength"] == push.strength
     with steering.attach(model):
         model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_refined_directions_are_tried_beside_those_of_the_contrast(model):
+    tried = {trial["rule"] for trial in run(model).record["trials"]}
+    assert {"own replies", "own replies, refined"} <= tried
+    plain = run(model, settings=QUICK.model_copy(update={"directions": "contrast"}))
+    assert not any("refined" in trial["rule"] for trial in plain.record["trials"])
+    assert len(plain.record["trials"]) == QUICK.trials
+
+
+def test_the_starter_prompts_join_the_given_ones_unless_told_otherwise():
+    roomy = tiny_model("Llama", max_position_embeddings=8192)
+    settings = QUICK.model_copy(update={"starter": True, "limit": 24})
+    sources = run(roomy, benign="starter:benign", settings=settings).record["prompts"]
+    assert set(sources["benign"]) == {"starter:benign", "starter:borderline"}
+    assert set(sources["malicious"]) == {"h", "starter:harmful", "starter:jailbreak"}
+    assert set(run(roomy).record["prompts"]["malicious"]) == {"h"}
 
 
 def test_the_same_seed_gives_the_same_steering_and_the_model_is_untouched(model):
@@ -71,7 +87,7 @@ def test_the_order_of_the_prompts_does_not_matter(model):
 
 
 def test_the_papers_preset_gives_a_linear_gate_a_layer_over_the_whole_prompt(model):
-    steering = run(model, settings=FitSettings(preset="paper", null_space="hard", trials=2, probes=6, reply_tokens=4))
+    steering = run(model, settings=QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2}))
     assert steering.positions == "prompt"
     for push in steering.pushes:
         assert push.gate.threshold is None

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from alphasteer.prompts import starter_prompts
+from alphasteer.prompts.starter import _ENCODINGS as ENCODINGS
 from alphasteer.prompts.starter import KINDS, SPLITS
 
 
@@ -46,3 +47,14 @@ def test_test_jailbreaks_use_wrappers_and_requests_that_no_other_split_uses():
 
 def test_every_wrapper_is_filled():
     assert not [p.text for p in starter_prompts("jailbreak") if "{request" in p.text]
+
+
+def test_encoded_requests_can_be_read_back():
+    """By the standard library, or for Morse by its best-known signal."""
+    text = "Rob the Zoo at 10!"
+    assert bytes.fromhex(ENCODINGS["{request_hex}"](text)).decode() == text
+    assert bytes(map(int, ENCODINGS["{request_ascii}"](text).split())).decode() == text
+    assert ENCODINGS["{request_atbash}"](ENCODINGS["{request_atbash}"](text)) == text
+    assert ENCODINGS["{request_atbash}"]("abc XYZ") == "zyx CBA"
+    assert ENCODINGS["{request_caesar}"]("hello XYZ") == "khoor ABC"
+    assert ENCODINGS["{request_morse}"]("SOS 10") == "... --- ... / .---- -----"

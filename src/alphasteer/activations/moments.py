@@ -38,8 +38,9 @@ class Moments:
             raise LearningError(
                 "Some activations are not finite; load the model in bfloat16 or float32 instead of float16."
             )
-        exact = activations.double()
-        return Moments(exact.shape[0], exact.sum(0), exact.T @ exact)
+        exact = activations.detach().double().cpu().numpy()
+        # numpy, not torch: it sees a product with the own transpose and reckons half of it.
+        return Moments(len(exact), torch.from_numpy(exact.sum(0)), torch.from_numpy(exact.T @ exact))
 
     def __add__(self, other: "Moments") -> "Moments":
         if self.total.shape != other.total.shape:

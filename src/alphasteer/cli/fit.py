@@ -27,6 +27,9 @@ def command(
     benign_budget: Annotated[
         float | None, typer.Option(help="Share of held-out benign prompts that may be pushed (0.02).")
     ] = None,
+    starter: Annotated[
+        bool | None, typer.Option(help="The starter prompts join the given ones (they do by default).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many prompts of each source.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the samples (0).")] = None,
     device: Device = "auto",
@@ -34,7 +37,7 @@ def command(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn a steering for MODEL from benign and harmful prompts; without any, from the starter prompts.
+    """Learn a steering for MODEL from benign and harmful prompts, the starter prompts among them.
 
     Interrupted and run again, it goes on where it stopped.
     """
@@ -53,6 +56,7 @@ def command(
         "gate_layer": gate_layer,
         "strength": strength,
         "benign_budget": benign_budget,
+        "starter": starter,
         "limit": limit,
         "seed": seed,
     }

@@ -1,6 +1,7 @@
 """Which requests stand for refusal and which for compliance: the model's own short replies decide."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +35,24 @@ class Contrast:
     complied: tuple[Prompt, ...]
 
 
+@dataclass(frozen=True)
+class Observed:
+    """How a model refuses.
+
+    Attributes:
+        contrasts: the possible sides of a refusal direction, the model's own replies first.
+        lessons: each malicious request with a refusal in the model's own words: its reply to that request; or its
+            reply when told to refuse it; or else one of these replies to other requests, drawn by the seed.
+    """
+
+    contrasts: tuple[Contrast, ...]
+    lessons: tuple[tuple[Prompt, Reply], ...]
+
+
 def observe_refusals(
-    malicious: Sequence[Prompt], benign: Sequence[Prompt], reply: ShortReplies, report: Reporter
-) -> tuple[Contrast, ...]:
-    """Find out which requests the model refuses, with fallbacks where it hardly ever or always does.
+    malicious: Sequence[Prompt], benign: Sequence[Prompt], reply: ShortReplies, report: Reporter, seed: int = 0
+) -> Observed:
+    """Find out which requests the model refuses and how, with fallbacks where it hardly ever or always does.
 
     1. *own replies*: malicious requests that it refuses against those with which it complies.
     2. *instructed refusals*, where it refuses fewer than ``PLENTY``: requests with an instruction to refuse, as
@@ -51,7 +66,9 @@ def observe_refusals(
     Raises:
         LearningError: if the model refuses nothing even when told to, or complies with nothing at all.
     """
-    refused, complied = _sort(malicious, reply(malicious, "malicious requests"))
+    replies = reply(malicious, "malicious requests")
+    refused, complied = _sort(malicious, replies)
+    refusals = _refusals(malicious, replies)
     report.say(f"Of {len(malicious)} malicious requests the model refuses {len(refused)} by itself.")
     if len(complied) < FEWEST:
         report.say("It hardly ever complies: taking the benign requests with which it does as the other side.")
@@ -61,14 +78,17 @@ def observe_refusals(
                 f"The model complies with {len(easy)} of {len(benign)} benign requests, so no direction "
                 "tells refusal from compliance; give benign prompts that it answers."
             )
-        return (Contrast("benign compliance", refused, easy),)
+        return Observed((Contrast("benign compliance", refused, easy),), _lessons(malicious, refusals, seed))
     contrasts = []
     if len(refused) >= FEWEST:
         contrasts.append(Contrast("own replies", refused, complied))
     if len(refused) < PLENTY:
         report.say("It seldom refuses by itself: looking at its refusals under an instruction to refuse as well.")
-        told = [_told_to_refuse(prompt) for prompt in malicious[: 3 * PLENTY]]
-        instructed, _ = _sort(told, reply(told, "requests with an instruction to refuse"))
+        asked = malicious[: 3 * PLENTY]
+        told = [_told_to_refuse(prompt) for prompt in asked]
+        replies = reply(told, "requests with an instruction to refuse")
+        instructed, _ = _sort(told, replies)
+        refusals = _refusals(asked, replies) | refusals
         report.say(f"Told to refuse, it refuses {len(instructed)} of {len(told)}.")
         if len(instructed) >= FEWEST:
             contrasts.append(Contrast("instructed refusals", instructed, complied))
@@ -77,7 +97,16 @@ def observe_refusals(
             f"The model refuses fewer than {FEWEST} malicious requests even when told to; "
             "it has no refusal direction to learn, so use a chat model that can refuse, or give more requests."
         )
-    return tuple(contrasts)
+    return Observed(tuple(contrasts), _lessons(malicious, refusals, seed))
+
+
+def _refusals(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> dict[str, Reply]:
+    return {prompt.key: reply for prompt, reply in zip(prompts, replies, strict=True) if refuses(reply.text)}
+
+
+def _lessons(malicious: Sequence[Prompt], refusals: Mapping[str, Reply], seed: int) -> tuple[tuple[Prompt, Reply], ...]:
+    draw, words = random.Random(seed), list(refusals.values())
+    return tuple((prompt, refusals.get(prompt.key) or draw.choice(words)) for prompt in malicious)
 
 
 def _sort(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:

@@ -14,10 +14,12 @@ from alphasteer.learning.settings import FitSettings
 
 FALSE_OPENINGS = 0.05
 """Gates are compared by the part of the ROC curve up to this share of benign prompts."""
-MUS = (1.0, 10.0, 100.0)
+MUS = (10.0, 30.0, 100.0)
+"""Held-out prompts of the fit's own sources favour mu = 1, but kinds that no source holds then open the gate three to
+four times as often (docs/method.md)."""
 ALPHAS = (1.0, 10.0, 100.0)
 """Factors on the ridge ``settings.alpha``: few prompts want a large one."""
-MOST_LAYERS = 5
+MOST_LAYERS = 7
 """A gate reads at most so many layers."""
 
 
@@ -37,7 +39,7 @@ class GateCandidate:
         w: the read-out by layer, float32, of shape (d,), scaled so that the fit's malicious prompts score 1 on average.
         fits: how each layer's read-out was fitted: (layer, mu, alpha); mu is None for a hard null space.
         partial_auc: area under the ROC curve up to ``FALSE_OPENINGS``, standardized to 0.5 (chance) .. 1 (McClish),
-            averaged over malicious sources.
+            averaged over pairs of a benign and a malicious source: a small source counts like a large one.
         auc: the whole area, likewise averaged.
         calibration: threshold, ceiling and what they open.
     """
@@ -126,17 +128,16 @@ def _judge(
         }
 
     benign, malicious = score(examined.benign), score(examined.malicious)
-    areas = [(_area(benign, s, FALSE_OPENINGS), _area(benign, s, None)) for s in malicious.values()]
-    partial, whole = (sum(values) / len(values) for values in zip(*areas, strict=True))
+    pairs = [(low, high) for low in benign.values() for high in malicious.values()]
+    partial, whole = (sum(_area(*pair, up_to) for pair in pairs) / len(pairs) for up_to in (FALSE_OPENINGS, None))
     calibration = calibrate(
         benign, malicious, budget=settings.benign_budget, ceiling_quantile=settings.ceiling_quantile
     )
     return GateCandidate(w, fits, partial, whole, calibration)
 
 
-def _area(benign: Mapping[str, Tensor], malicious: Tensor, up_to: float | None) -> float:
+def _area(low: Tensor, high: Tensor, up_to: float | None) -> float:
     from sklearn.metrics import roc_auc_score
 
-    low = torch.cat(list(benign.values()))
-    labels = torch.cat([torch.zeros(len(low)), torch.ones(len(malicious))])
-    return float(roc_auc_score(labels.numpy(), torch.cat([low, malicious]).numpy(), max_fpr=up_to))
+    labels = torch.cat([torch.zeros(len(low)), torch.ones(len(high))])
+    return float(roc_auc_score(labels.numpy(), torch.cat([low, high]).numpy(), max_fpr=up_to))

@@ -41,7 +41,10 @@ class Trial:
 
 
 def possible_pushes(gate_layer: int, layers: int, rules: Sequence[str], settings: FitSettings) -> list[Trial]:
-    """All windows above the gate that begin in the lower half of what is there, at every strength and direction."""
+    """Pushes along the contrast's directions, ``settings.trials`` of them drawn by the seed.
+
+    From all windows above the gate that begin in the lower half of what is there, at every strength.
+    """
     if settings.window is not None:
         windows = [settings.window]
     else:
@@ -50,7 +53,13 @@ def possible_pushes(gate_layer: int, layers: int, rules: Sequence[str], settings
         windows = [(a, b) for a in firsts for b in range(layers - 1, a, -step) if b - a >= min(4, layers // 4)]
         windows = windows or [(gate_layer, layers - 1)]
     strengths = STRENGTHS if settings.strength is None else (settings.strength,)
-    return [Trial(rule, first, last, s) for rule in rules for first, last in windows for s in strengths]
+    pushes = [Trial(rule, first, last, s) for rule in rules for first, last in windows for s in strengths]
+    return random.Random(settings.seed).sample(pushes, min(settings.trials, len(pushes)))
+
+
+def third_above(gate_layer: int, layers: int) -> tuple[int, int]:
+    """The window of refined directions: from the gate's layer on, a third of the model's layers."""
+    return gate_layer, min(gate_layer + max(1, layers // 3), layers) - 1
 
 
 def choose_push(
@@ -63,12 +72,10 @@ def choose_push(
 ) -> list[Trial]:
     """Try pushes by short replies and return them best first.
 
-    Successive halving in two rounds: ``settings.trials`` pushes, drawn by the seed, on the few probes of the first
-    round; the best of them on the many of the second. Best is what refuses most, a repetitive reply being no
-    refusal; then what is coherent most often; then the gentlest.
+    Successive halving: all on the probes of the first round, the best of them on those of the next. Best is what
+    refuses most, a repetitive reply being no refusal; then what is coherent most often; then the gentlest.
     """
-    drawn = random.Random(settings.seed).sample(list(trials), min(settings.trials, len(trials)))
-    ranked: list[Trial] = []
+    drawn, ranked = list(trials), list[Trial]()
     for number, probes in enumerate(rounds, start=1):
         tried = []
         name = f"Trying pushes, round {number} of {len(rounds)}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alphasteer.prompts import pad, tracked_batches
 from alphasteer.reporting import Reporter
@@ -44,7 +45,7 @@ def generate_replies(
     journal = journal or Journal(None)
     replies = {index: Reply(tuple(tokens), text) for index, (tokens, text) in journal.entries.items()}
     lengths = [len(sequence) + max_new_tokens for sequence in sequences]
-    filler, ends = filler_token(tokenizer), end_tokens(model, tokenizer)
+    filler = filler_token(tokenizer)
 
     for batch in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), description, sum(lengths)):
         if all(i in replies for i in batch):
@@ -55,10 +56,7 @@ def generate_replies(
             attention_mask=mask.to(model.device),
             **greedy(filler, max_new_tokens),
         )
-        new = {}
-        for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-            tokens = until_end(row, ends)
-            new[i] = Reply(tokens, tokenizer.decode(tokens, skip_special_tokens=True))
+        new = dict(zip(batch, decoded(model, tokenizer, output[:, ids.shape[1] :]), strict=True))
         replies |= new
         journal.add({i: (reply.tokens, reply.text) for i, reply in new.items()})
     return [replies[i] for i in range(len(sequences))]
@@ -75,16 +73,12 @@ def filler_token(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a turn."""
+def decoded(model: Any, tokenizer: Any, generated: Tensor) -> list[Reply]:
+    """The replies in generated token ids, of shape (rows, tokens), each up to and with the token that ends its turn."""
     ends = model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    return {end for end in (*listed, tokenizer.eos_token_id) if end is not None}
-
-
-def until_end(tokens: Sequence[int], ends: set[int]) -> tuple[int, ...]:
-    """The tokens up to and with the first that ends the turn."""
-    for position, token in enumerate(tokens):
-        if token in ends:
-            return tuple(tokens[: position + 1])
-    return tuple(tokens)
+    listed = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
+    replies = []
+    for row in generated.tolist():
+        length = next((place for place, token in enumerate(row, start=1) if token in listed), len(row))
+        replies.append(Reply(tuple(row[:length]), tokenizer.decode(row[:length], skip_special_tokens=True)))
+    return replies

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alphasteer.prompts import pad, tracked_batches
-from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply, end_tokens, filler_token, greedy, until_end
+from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply, decoded, filler_token, greedy
 from alphasteer.reporting import Reporter
 
 
@@ -28,7 +28,7 @@ class _Batch:
 class PrefilledPrompts:
     """Rendered prompts, run once up to their reply starts."""
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: gradients pass through what attends to these caches
     def __init__(
         self,
         model: Any,
@@ -38,6 +38,7 @@ class PrefilledPrompts:
         report: Reporter,
         *,
         reuse: bool = True,
+        rows: int | None = None,
     ) -> None:
         """Run all prompts but for their last ``len(reply_start)`` tokens, unsteered.
 
@@ -45,21 +46,29 @@ class PrefilledPrompts:
             sequences: token ids, each ending with the reply start.
             reply_start: the reply start's token ids; these stay to be run, so that a steering can see them.
             reuse: False for steerings that act at other positions too; every try then runs the whole prompts.
+            rows: prompts in a batch at most, ``generating.ROWS`` if not given.
         """
         self.model, self.tokenizer, self.count = model, tokenizer, len(sequences)
-        self._filler = filler_token(tokenizer)
+        self._filler, self._kept_back = filler_token(tokenizer), len(reply_start)
         lengths = [len(sequence) for sequence in sequences]
 
         self._batches = []
-        tracked = tracked_batches(lengths, TOKEN_BUDGET, ROWS)
-        for rows in report.track(tracked, "Running the probe prompts", sum(lengths)):
-            ids, mask = pad([sequences[i] for i in rows], side="left", fill=self._filler)
-            ids, mask = ids.to(model.device), mask.to(model.device)
-            cache = self._prefill(ids, mask, len(reply_start)) if reuse else None
-            self._batches.append(_Batch(rows, ids, mask, cache))
+        tracked = tracked_batches(lengths, TOKEN_BUDGET, rows or ROWS)
+        for batch in report.track(tracked, "Running the probe prompts", sum(lengths)):
+            ids, mask = self._padded([sequences[i] for i in batch], "left")
+            self._batches.append(_Batch(batch, ids, mask, self._prefill(ids, mask) if reuse else None))
 
-    def _prefill(self, ids: Tensor, mask: Tensor, kept_back: int) -> Any:
-        before, seen = ids[:, :-kept_back], mask[:, :-kept_back]
+    @property
+    def batches(self) -> list[list[int]]:
+        """Which prompts run together."""
+        return [batch.rows for batch in self._batches]
+
+    def _padded(self, sequences: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
+        ids, mask = pad(sequences, side=side, fill=self._filler)
+        return ids.to(self.model.device), mask.to(self.model.device)
+
+    def _prefill(self, ids: Tensor, mask: Tensor) -> Any:
+        before, seen = ids[:, : -self._kept_back], mask[:, : -self._kept_back]
         places = (seen.cumsum(1) - 1).clamp(min=0)
         return self.model(
             input_ids=before, attention_mask=seen, position_ids=places, use_cache=True, logits_to_keep=1
@@ -68,7 +77,6 @@ class PrefilledPrompts:
     @torch.inference_mode()
     def replies(self, max_new_tokens: int) -> list[Reply]:
         """Greedy replies, under whatever steering is attached now; in the order of the prompts."""
-        ends = end_tokens(self.model, self.tokenizer)
         replies: dict[int, Reply] = {}
         for batch in self._batches:
             output = self.model.generate(
@@ -77,7 +85,31 @@ class PrefilledPrompts:
                 past_key_values=copy.deepcopy(batch.cache),
                 **greedy(self._filler, max_new_tokens),
             )
-            for row, tokens in zip(batch.rows, output[:, batch.ids.shape[1] :].tolist(), strict=True):
-                kept = until_end(tokens, ends)
-                replies[row] = Reply(kept, self.tokenizer.decode(kept, skip_special_tokens=True))
+            new = decoded(self.model, self.tokenizer, output[:, batch.ids.shape[1] :])
+            replies.update(zip(batch.rows, new, strict=True))
         return [replies[row] for row in range(self.count)]
+
+    def surprise(self, number: int, replies: Sequence[Sequence[int]]) -> Tensor:
+        """Mean negative log-likelihood, in nats a token, of given replies to one batch's prompts.
+
+        Under whatever steering is attached now, and differentiable in its directions. Needs ``reuse``.
+
+        Args:
+            number: the batch's place in ``batches``.
+            replies: the replies' token ids, one for each of its prompts.
+        """
+        batch = self._batches[number]
+        ids, mask = self._padded(replies, "right")
+        # The cache ends before the reply start; a reply's last token predicts nothing that is asked for.
+        run = torch.cat([batch.ids[:, -self._kept_back :], ids[:, :-1]], dim=1)
+        seen = torch.cat([batch.mask, mask[:, :-1]], dim=1)
+        logits = self.model(
+            input_ids=run,
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0)[:, -run.shape[1] :],
+            past_key_values=copy.deepcopy(batch.cache),
+            use_cache=True,
+            logits_to_keep=ids.shape[1],
+        ).logits
+        surprise = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+        return (surprise * mask).sum() / mask.sum()

@@ -17,13 +17,24 @@ KINDS = ("benign", "borderline", "harmful", "jailbreak")
 SPLITS = ("fit", "validation", "test")
 
 _LOWER, _UPPER = ascii_lowercase, ascii_uppercase
-_ROT13 = str.maketrans(_LOWER + _UPPER, _LOWER[13:] + _LOWER[:13] + _UPPER[13:] + _UPPER[:13])
+_ROT13, _CAESAR = (str.maketrans(_LOWER + _UPPER, _LOWER[n:] + _LOWER[:n] + _UPPER[n:] + _UPPER[:n]) for n in (13, 3))
+_ATBASH = str.maketrans(_LOWER + _UPPER, _LOWER[::-1] + _UPPER[::-1])
+_CODES = (
+    ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.. "
+    "----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----. /"
+)
+_MORSE = dict(zip(_LOWER + "0123456789 ", _CODES.split(), strict=True))
 _ENCODINGS: dict[str, Callable[[str], str]] = {
     "{request}": lambda text: text,
     "{request_base64}": lambda text: base64.b64encode(text.encode()).decode(),
     "{request_rot13}": lambda text: str.translate(text, _ROT13),
     "{request_spaced}": lambda text: " ".join(text),
     "{request_reversed}": lambda text: text[::-1],
+    "{request_caesar}": lambda text: str.translate(text, _CAESAR),
+    "{request_atbash}": lambda text: str.translate(text, _ATBASH),
+    "{request_ascii}": lambda text: " ".join(str(byte) for byte in text.encode()),
+    "{request_hex}": lambda text: text.encode().hex(" "),
+    "{request_morse}": lambda text: " ".join(_MORSE[sign] for sign in text.lower() if sign in _MORSE),
 }
 
 
