@@ -96,7 +96,7 @@ def test_its_gradient_is_that_of_finite_differences(model, prompts, template):
 def test_refined_directions_surprise_less_and_the_model_is_untouched(model, prompts, template):
     weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
     model.model.embed_tokens.weight.requires_grad_(False)
-    refined = run(model, prompts, template, steps=60)
+    refined = run(model, prompts, template, steps=100)
     assert {n: r.shape for n, r in refined.items()} == {n: r.shape for n, r in start().items()}
     with always_open(template)(start()).attach(model):
         before = total_surprise(prompts)

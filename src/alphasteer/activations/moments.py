@@ -34,13 +34,14 @@ class Moments:
         """
         if activations.ndim != 2 or activations.shape[0] == 0:
             raise LearningError(f"Activations of shape {tuple(activations.shape)} are not (n, d) with n above zero.")
-        if not bool(torch.isfinite(activations).all()):
+        exact = activations.detach().double().cpu().numpy()
+        total = torch.from_numpy(exact.sum(0))
+        if not bool(torch.isfinite(total).all()):
             raise LearningError(
                 "Some activations are not finite; load the model in bfloat16 or float32 instead of float16."
             )
-        exact = activations.detach().double().cpu().numpy()
         # numpy, not torch: it sees a product with the own transpose and reckons half of it.
-        return Moments(len(exact), torch.from_numpy(exact.sum(0)), torch.from_numpy(exact.T @ exact))
+        return Moments(len(exact), total, torch.from_numpy(exact.T @ exact))
 
     def __add__(self, other: "Moments") -> "Moments":
         if self.total.shape != other.total.shape:

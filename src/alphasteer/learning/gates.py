@@ -68,11 +68,11 @@ def gate_from_moments(
             "read both from one layer of one model."
         )
     width = len(benign.total)
-    ridge = alpha * float(malicious.second.trace()) / width
+    ridge = alpha * float(malicious.outer.trace()) / malicious.count / width
     if not ridge > 0 or mu < 0:
         raise LearningError(f"The ridge must be positive and mu not negative (alpha={alpha}, mu={mu}).")
     if null_space == "soft":
-        return _solve(malicious.second + mu * benign.second, ridge, malicious.mean)
+        return _solve(malicious.second.add_(benign.outer, alpha=mu / benign.count), ridge, malicious.mean)
     basis = null_space_basis(benign, null_share)
     return basis @ _solve(basis.T @ malicious.second @ basis, ridge, basis.T @ malicious.mean)
 
@@ -88,8 +88,7 @@ def null_space_basis(benign: Moments, share: float) -> Tensor:
 
 
 def _solve(matrix: Tensor, ridge: float, target: Tensor) -> Tensor:
-    """(matrix + ridge I)^-1 target, for a symmetric positive semi-definite matrix."""
-    shifted = matrix.clone()
-    shifted.diagonal().add_(ridge)
-    solution: Tensor = torch.cholesky_solve(target[:, None], torch.linalg.cholesky(shifted))
+    """(matrix + ridge I)^-1 target, for a symmetric positive semi-definite matrix, which is used up."""
+    matrix.diagonal().add_(ridge)
+    solution: Tensor = torch.cholesky_solve(target[:, None], torch.linalg.cholesky(matrix))
     return solution[:, 0]
