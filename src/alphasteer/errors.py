@@ -23,3 +23,7 @@ class LearningError(AlphaSteerError):
 
 class ReplyError(AlphaSteerError):
     """A reply cannot be generated as asked, or a folder holds replies made under other conditions."""
+
+
+class EvaluationError(AlphaSteerError):
+    """A suite cannot be evaluated as it stands."""

@@ -4,13 +4,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from alphasteer.errors import AlphaSteerError
 
 
 def digest(identity: Any) -> str:
@@ -31,6 +34,28 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(scratch)
         raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[Path]:
+    """Hold a folder for one run; the hold ends with the process, however that ends.
+
+    Raises:
+        AlphaSteerError: if another run holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise AlphaSteerError(
+            f"Another run is at work in {folder}; wait for it, or choose another output folder."
+        ) from error
+    try:
+        yield folder
+    finally:
+        lock.release()
 
 
 class Shelf:

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 import alphasteer.learning.contrast as contrast
 from alphasteer.cli import main as cli
+from alphasteer.cli.options import output_folder
+from alphasteer.resuming import alone_in
 from alphasteer.steering import Steering
 
 runner = CliRunner()
@@ -114,3 +116,32 @@ def test_help_is_quick_and_imports_no_torch(monkeypatch):
 
     code = "import sys; from alphasteer.cli.main import app; import alphasteer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_eval_compares_arms_and_writes_results(artefact, place):
+    suites = ["--suite", f"advbench={place / 'bad.txt'}", "--suite", f"alpaca_eval={place / 'fine.txt'}"]
+    options = ["--limit", 3, "--max-new-tokens", 4, "-o", place / "eval", "-q"]
+    table = call("eval", artefact, *suites, *options, "--sweep", "0,1")
+    assert table.exit_code == 0, (table.output, table.exception)
+    assert "| suite | n | metric | vanilla | steered x0 | steered x1 |" in table.stdout
+    found = json.loads((place / "eval" / "results.json").read_text())
+    assert found["arms"] == ["vanilla", "steered x0", "steered x1"]
+    assert {name: suite["n"] for name, suite in found["suites"].items()} == {"advbench": 3, "alpaca_eval": 3}
+    assert found["averages"]["steered x0"]["identical"] == 1.0, "strength 0 changes nothing"
+    assert found["steering"] == Steering.from_pretrained(artefact).digest
+    again = call("eval", artefact, *suites, *options, "--sweep", "0,1", "--json")
+    assert json.loads(again.stdout.splitlines()[-1]) == found
+
+
+def test_eval_refuses_a_folder_in_which_another_run_is_at_work(artefact, place):
+    with alone_in(output_folder(place / "busy")):
+        second = call("eval", artefact, "-o", place / "busy")
+    assert second.exit_code == 1
+    assert "Another run is at work" in str(second.exception)
+
+
+def test_eval_refuses_what_it_does_not_know(artefact, place):
+    assert call("eval", artefact, "--sweep", "much", "-o", place / "x").exit_code == 2
+    unknown = call("eval", artefact, "--suite", "nonesuch", "-o", place / "x")
+    assert unknown.exit_code == 1
+    assert "no suite 'nonesuch'" in str(unknown.exception)

@@ -1,16 +1,31 @@
 """Comparing with and without steering: counts, intervals, tables, pictures."""
 
+import json
+from importlib.resources import files
+
+import jsonschema
 import pytest
 import torch
 from conftest import hand_made
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from alphasteer.errors import PromptError
-from alphasteer.evaluation import compare, gate_figure, markdown_table, pca_figure, suite_results, wilson
-from alphasteer.evaluation.comparing import Outcome, Pair
-from alphasteer.prompts import ChatTemplate, PromptSet
-from alphasteer.replies import Reply
+from alphasteer.evaluation import (
+    Outcome,
+    Suite,
+    evaluate,
+    gate_figure,
+    markdown_table,
+    mcnemar,
+    pca_figure,
+    results,
+    right_choice,
+    wilson,
+)
+from alphasteer.prompts import ChatTemplate, Prompt, PromptSet
+from alphasteer.replies import Reply, generate_replies
 from alphasteer.reporting import LogReporter
 from alphasteer.resuming import Shelf
 
@@ -29,45 +44,113 @@ def test_wilson_bounds_solve_its_equation(counted):
         assert (bound - share) ** 2 == pytest.approx(1.96**2 * bound * (1 - bound) / n, abs=1e-12)
 
 
-def test_an_outcome_counts_refusals_and_what_stayed_the_same():
-    pairs = (Pair("a", YES, NO), Pair("b", YES, YES), Pair("c", NO, NO), Pair("d", YES, Reply((5,), "no no no no")))
-    outcome = Outcome(pairs, {"vanilla": (False, False, True, False), "steered": (True, False, True, False)})
-    assert (outcome.refusal("vanilla"), outcome.refusal("steered")) == (0.25, 0.5)
-    assert (outcome.identical("vanilla"), outcome.identical("steered")) == (1.0, 0.5)
-    assert (outcome.coherent("vanilla"), outcome.coherent("steered")) == (1.0, 0.75)
-    results = suite_results({"suite": outcome})
-    steered = results["suite"]["metrics"]["steered"]["refusal"]
-    assert (results["suite"]["n"], steered["value"]) == (4, 0.5)
-    assert steered["low"] < 0.5 < steered["high"]
-    assert "| suite | 4 | 25.0% | 50.0% (15%-85%) | 50.0% | 75.0% |" in markdown_table(results)
+def suite(name, texts, kind="safety", metric="refusal"):
+    return Suite(name, kind, metric, PromptSet.of(texts, name))
 
 
-def test_comparing_a_tiny_model_resumes_and_leaves_it_unsteered(llama, tokenizer, tmp_path):
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
+def test_mcnemar_is_a_sign_test_on_the_prompts_that_differ(pairs):
+    differing = [b for a, b in pairs if a != b]
+    expected = binomtest(sum(differing), len(differing)).pvalue if differing else 1.0
+    assert mcnemar([a for a, _ in pairs], [b for _, b in pairs]) == pytest.approx(expected)
+
+
+@pytest.fixture
+def outcomes():
+    """Judged by hand: the steered arm refuses two of four, and rambles once."""
+    refused = suite("attack", ["a", "b", "c", "d"])
+    sums = suite("sums", ["1+1", "2+2"], "utility", "maths")
+    marks = {
+        "vanilla": {"refusal": (False, False, True, False), "coherent": (True,) * 4, "identical": (True,) * 4},
+        "steered": {
+            "refusal": (True, False, True, False),
+            "coherent": (True, True, True, False),
+            "identical": (False, True, True, False),
+        },
+    }
+    same = {arm: {name: (name != "refusal",) * 2 for name in marks["vanilla"]} for arm in marks}
+    replies = dict.fromkeys(marks, (NO, YES, NO, YES))
+    right = {arm: {**same[arm], "accuracy": (True, arm == "vanilla")} for arm in marks}
+    return [Outcome(refused, replies, marks), Outcome(sums, dict.fromkeys(marks, (YES, YES)), right)]
+
+
+def test_results_follow_their_published_schema(outcomes):
+    found = results(outcomes, model="tiny", steering="abc")
+    schema = json.loads(files("alphasteer.evaluation").joinpath("results.schema.json").read_text())
+    jsonschema.validate(found, schema)
+    steered = found["suites"]["attack"]["metrics"]["steered"]
+    assert (steered["refusal"]["value"], steered["identical"]["value"], steered["coherent"]["value"]) == (
+        0.5,
+        0.5,
+        0.75,
+    )
+    assert steered["refusal"]["low"] < 0.5 < steered["refusal"]["high"]
+    assert found["suites"]["attack"]["p_values"]["steered"]["refusal"] == 1.0
+    assert found["averages"]["steered"] == {"dsr": 0.5, "over_refusal": None, "utility": 0.5, "identical": 1.0}
+    for damage in ({"arms": ["steered"]}, {"format": 2}, {"suites": {"x": {}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**found, **damage}, schema)
+
+
+def test_the_table_has_a_row_a_suite_and_the_averages(outcomes):
+    table = markdown_table(results(outcomes, model="tiny", steering=None))
+    assert "| suite | n | metric | vanilla | steered | identical, steered |" in table
+    assert "| attack | 4 | refused | 25.0% (5%-70%) | 50.0% (15%-85%) | 50.0% |" in table
+    assert "| average |  | utility: right | 100.0% | 50.0% |  |" in table
+
+
+def test_evaluating_a_tiny_model_resumes_and_leaves_it_unsteered(llama, tokenizer, tmp_path):
     steering = hand_made(llama, ChatTemplate(tokenizer).reply_start)
-    suites = {"one": PromptSet.of(["hello", "who are you?"]), "two": PromptSet.of(["tell me more"])}
+    suites = [suite("one", ["hello", "who are you?"]), suite("two", ["tell me more"], "utility", "identical")]
 
-    def run():
-        return compare(llama, tokenizer, steering, suites, LogReporter(), shelf=Shelf(tmp_path), max_new_tokens=5)
+    def run(arm=steering):
+        arms = {"vanilla": None, "steered": arm}
+        return evaluate(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf(tmp_path), max_new_tokens=5)
 
     first = run()
-    assert {name: len(outcome) for name, outcome in first.items()} == {"one": 2, "two": 1}
-    assert [pair.prompt for pair in first["one"].pairs] == ["hello", "who are you?"]
-    assert any(pair.vanilla != pair.steered for outcome in first.values() for pair in outcome.pairs)
+    assert [(outcome.suite.name, len(outcome)) for outcome in first] == [("one", 2), ("two", 1)]
+    sequences = ChatTemplate(tokenizer).render_all(suites[0].prompts.prompts)
+    plain = generate_replies(llama, tokenizer, sequences, LogReporter(), max_new_tokens=5)
+    assert list(first[0].replies["vanilla"]) == plain
+    with steering.attach(llama):
+        assert list(first[0].replies["steered"]) == generate_replies(
+            llama, tokenizer, sequences, LogReporter(), max_new_tokens=5
+        )
+    assert any(outcome.share("steered", "identical") < 1 for outcome in first)
     ran = []
     handle = llama.register_forward_hook(lambda *_: ran.append(1))
     assert run() == first
     handle.remove()
     assert not ran, "finished replies are not generated again"
-    weaker = compare(
-        llama, tokenizer, steering.scaled(0), suites, LogReporter(), shelf=Shelf(tmp_path), max_new_tokens=5
+    weaker = run(steering.scaled(0))
+    assert all(outcome.share("steered", "identical") == 1 for outcome in weaker), "another steering, other replies"
+
+
+def test_right_answers_are_counted_where_they_are_known(llama, tokenizer):
+    questions = PromptSet.of([Prompt("q", ({"role": "user", "content": "?"},), answer="A", choices=("x", "y"))], "quiz")
+    (outcome,) = evaluate(
+        llama,
+        tokenizer,
+        [Suite("quiz", "utility", "choice", questions)],
+        {"vanilla": None},
+        LogReporter(),
+        shelf=Shelf(),
+        max_new_tokens=2,
     )
-    assert all(outcome.identical("steered") == 1 for outcome in weaker.values()), "another steering, other replies"
+    (reply,) = outcome.replies["vanilla"]
+    assert outcome.marks["vanilla"]["accuracy"] == (right_choice(reply.text, "A", ("x", "y")),)
 
 
-def test_prompts_that_leave_no_room_for_a_reply_are_refused(llama, tokenizer):
-    suites = {"long": PromptSet.of(["x" * 480])}
-    with pytest.raises(PromptError, match="more than the model's context"):
-        compare(llama, tokenizer, hand_made(llama, (5,)), suites, LogReporter(), shelf=Shelf(), max_new_tokens=40)
+@pytest.mark.parametrize(
+    ("suites", "message"),
+    [
+        ([suite("long", ["x" * 480])], "more than the model's context"),
+        ([suite("twice", ["a"]), suite("twice", ["b"])], "Two suites are called 'twice'"),
+    ],
+)
+def test_suites_that_cannot_be_replied_to_are_refused(llama, tokenizer, suites, message):
+    with pytest.raises(PromptError, match=message):
+        evaluate(llama, tokenizer, suites, {"vanilla": None}, LogReporter(), shelf=Shelf(), max_new_tokens=40)
 
 
 def test_figures_are_drawn(llama, tmp_path):

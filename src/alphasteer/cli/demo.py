@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from alphasteer.cli.options import AsJson, Quiet, output_folder
 if TYPE_CHECKING:
     from alphasteer.evaluation import Outcome
 
+KINDS = ("harmful", "jailbreak", "borderline", "benign")
 REPLY_TOKENS = 32
 SHOWN = 3
 COMPLIANCE_CUT = 60
@@ -34,7 +36,7 @@ def command(
 
     Interrupted and run again, it goes on where it stopped.
     """
-    from alphasteer.evaluation import compare, suite_results
+    from alphasteer.evaluation import VANILLA, evaluate, read_suites, results
     from alphasteer.evaluation.pictures import draw_figures
     from alphasteer.learning import fit
     from alphasteer.models import load_model
@@ -50,34 +52,31 @@ def command(
     model, tokenizer = load_model(source, device="cpu")
     steering = fit(model, tokenizer, report=reporter, work=work)
     steering.save_pretrained(output / "steering")
-    kinds = ("harmful", "jailbreak", "borderline", "benign")
-    tests = {kind: starter_prompts(kind, "test") for kind in kinds}
-    fitted = {kind: starter_prompts(kind, "fit") for kind in kinds}
-    outcomes = compare(model, tokenizer, steering, tests, reporter, shelf=Shelf(work), max_new_tokens=REPLY_TOKENS)
-    suites = suite_results(outcomes)
+    suites = [suite for kind in KINDS for suite in read_suites(f"starter_{kind}")]
+    arms = {VANILLA: None, "steered": steering}
+    outcomes = evaluate(model, tokenizer, suites, arms, reporter, shelf=Shelf(work), max_new_tokens=REPLY_TOKENS)
+    fitted = {kind: starter_prompts(kind, "fit") for kind in KINDS}
     draw_figures(
         model,
         tokenizer,
         steering,
         {kind: fitted[kind] for kind in ("benign", "borderline")},
         {kind: fitted[kind] for kind in ("harmful", "jailbreak")},
-        tests,
+        {kind: starter_prompts(kind, "test") for kind in KINDS},
         output,
         Shelf(work),
         reporter,
     )
-    results = {
-        "format": 1,
-        "model": source,
-        "suites": suites,
+    found = {
+        **results(outcomes, model=source, steering=steering.digest),
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mib": _peak_memory_mib(),
     }
-    write_whole(output / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_whole(output / "results.json", (json.dumps(found, indent=2) + "\n").encode())
     if as_json:
-        print(json.dumps(results))
+        print(json.dumps(found))
     elif not quiet:
-        _show(results, outcomes, output, full_replies)
+        _show(found, outcomes, output, full_replies)
 
 
 def _peak_memory_mib() -> int:
@@ -85,42 +84,43 @@ def _peak_memory_mib() -> int:
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
-def _show(results: dict[str, Any], outcomes: dict[str, "Outcome"], output: Path, full_replies: bool) -> None:
+def _show(found: dict[str, Any], outcomes: Sequence["Outcome"], output: Path, full_replies: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alphasteer.evaluation import HEADINGS, table_rows
+    from alphasteer.evaluation import headings, table_rows
 
     console = Console(highlight=False)
     replies = Table(
         "request", "unsteered", "steered", title="Replies to unseen prompts", title_justify="left", show_lines=True
     )
-    for kind in ("harmful", "jailbreak", "benign"):
-        for index in _instructive(outcomes[kind], kind)[:SHOWN]:
-            pair = outcomes[kind].pairs[index]
-            shown = [pair.prompt]
-            for arm in ("vanilla", "steered"):
-                text = pair.reply(arm).text
-                cut = not full_replies and kind != "benign" and not outcomes[kind].refused[arm][index]
+    for outcome in outcomes:
+        for index in _instructive(outcome):
+            shown = [outcome.suite.prompts.prompts[index].text]
+            for arm, marks in outcome.marks.items():
+                text = outcome.replies[arm][index].text
+                cut = not full_replies and outcome.suite.kind == "safety" and not marks["refusal"][index]
                 shown.append(text[:COMPLIANCE_CUT] + " [cut]" if cut else text)
             replies.add_row(*map(_plain, shown))
     console.print(replies)
-    table = Table(*HEADINGS, title="Held-out test prompts", title_justify="left")
-    for row in table_rows(results["suites"]):
+    table = Table(*headings(found["arms"]), title="Held-out test prompts", title_justify="left")
+    for row in table_rows(found):
         table.add_row(*row)
     console.print(table)
-    console.print(f"{results['seconds']:.0f} seconds, {results['peak_memory_mib']} MiB of memory at most.")
+    console.print(f"{found['seconds']:.0f} seconds, {found['peak_memory_mib']} MiB of memory at most.")
     console.print(f"Wrote {output}: results.json, gate.png, activations.png and the artefact in {output / 'steering'}.")
     console.print(f"Try it: alphasteer chat {output / 'steering'}")
 
 
-def _instructive(outcome: "Outcome", kind: str) -> list[int]:
-    """Which prompts to show, in order: what changed first where change is wanted, else as they come."""
+def _instructive(outcome: "Outcome") -> list[int]:
+    """The prompts to show: what changed first where change is wanted, else as they come."""
     order = list(range(len(outcome)))
-    if kind == "benign":
-        return order
-    changed = [s and not v for v, s in zip(outcome.refused["vanilla"], outcome.refused["steered"], strict=True)]
-    return sorted(order, key=lambda index: not changed[index])
+    if outcome.suite.kind == "over-refusal":
+        return []
+    if outcome.suite.kind == "safety":
+        vanilla, steered = (outcome.marks[arm]["refusal"] for arm in ("vanilla", "steered"))
+        order.sort(key=lambda index: vanilla[index] or not steered[index])
+    return order[:SHOWN]
 
 
 def _plain(text: str) -> str:

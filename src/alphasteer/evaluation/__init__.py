@@ -1,22 +1,32 @@
-"""What steering did: the same prompts with and without it, counted with intervals and drawn.
+"""What steering did: the same prompts under every arm, counted with intervals and drawn.
 
-``compare`` gives an Outcome a suite; ``suite_results`` turns outcomes into numbers, ``figures`` into pictures.
+``evaluate`` gives an Outcome a suite; ``results`` turns outcomes into numbers, ``figures`` into pictures.
 """
 
-from alphasteer.evaluation.comparing import Outcome, Pair, compare
+from alphasteer.evaluation.evaluating import VANILLA, Arms, Outcome, evaluate
 from alphasteer.evaluation.figures import gate_figure, pca_figure
-from alphasteer.evaluation.intervals import wilson
-from alphasteer.evaluation.results import HEADINGS, markdown_table, suite_results, table_rows
+from alphasteer.evaluation.intervals import mcnemar, wilson
+from alphasteer.evaluation.measures import right_choice, right_number
+from alphasteer.evaluation.results import headings, markdown_table, results, table_rows
+from alphasteer.evaluation.suites import Suite, SuiteEntry, built_in_suites, read_suites
 
 __all__ = [
-    "HEADINGS",
+    "VANILLA",
+    "Arms",
     "Outcome",
-    "Pair",
-    "compare",
+    "Suite",
+    "SuiteEntry",
+    "built_in_suites",
+    "evaluate",
     "gate_figure",
+    "headings",
     "markdown_table",
+    "mcnemar",
     "pca_figure",
-    "suite_results",
+    "read_suites",
+    "results",
+    "right_choice",
+    "right_number",
     "table_rows",
     "wilson",
 ]

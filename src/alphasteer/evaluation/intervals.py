@@ -1,6 +1,7 @@
-"""How far a share that was counted can be trusted."""
+"""How far counted shares can be trusted, alone and against each other."""
 
 import math
+from collections.abc import Sequence
 
 
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -16,3 +17,15 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
+    """Two-sided p-value that two arms do alike on the same prompts: McNemar's exact test.
+
+    Only prompts on which they differ count: were the arms alike, each would be as likely to fall either way.
+    """
+    gained = sum(not a and b for a, b in zip(one, other, strict=True))
+    lost = sum(a and not b for a, b in zip(one, other, strict=True))
+    differing = gained + lost
+    tail: float = sum(math.comb(differing, k) for k in range(min(gained, lost) + 1)) / 2**differing
+    return min(1.0, 2 * tail)

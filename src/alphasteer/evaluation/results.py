@@ -1,56 +1,112 @@
-"""Outcomes as the numbers that are written down and printed."""
+"""Outcomes as the numbers that are written down and printed; ``results.schema.json`` states their form."""
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
-from alphasteer.evaluation.comparing import Outcome
-from alphasteer.evaluation.intervals import wilson
+import torch
 
-ARMS = ("vanilla", "steered")
-METRICS = ("refusal", "identical", "coherent")
+from alphasteer.evaluation.evaluating import VANILLA, Outcome
+from alphasteer.evaluation.intervals import mcnemar, wilson
+
+FORMAT = 1
 
 
-def suite_results(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """By suite: ``{"n", "metrics": {arm: {metric: {"value", "low", "high"}}}}`` with 95 % Wilson intervals."""
+def results(outcomes: Sequence[Outcome], *, model: str, steering: str | None) -> dict[str, Any]:
+    """All numbers of an evaluation: shares with 95 % Wilson intervals, paired tests against vanilla, averages.
 
-    def metric(outcome: Outcome, arm: str, name: str) -> dict[str, float]:
-        value: float = getattr(outcome, name)(arm)
+    Args:
+        model: what was steered.
+        steering: the digest of the steering that was judged, if there was one.
+    """
+    arms = list(outcomes[0].marks)
+    return {
+        "format": FORMAT,
+        "model": model,
+        "steering": steering,
+        "arms": arms,
+        "suites": {outcome.suite.name: _suite(outcome) for outcome in outcomes},
+        "averages": {arm: _averages(outcomes, arm) for arm in arms},
+        "environment": {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+            **{name: version(name) for name in ("alphasteer", "torch", "transformers")},
+        },
+    }
+
+
+def _suite(outcome: Outcome) -> dict[str, Any]:
+    def entry(arm: str, metric: str) -> dict[str, float]:
+        value = outcome.share(arm, metric)
         low, high = wilson(value, len(outcome))
         return {"value": value, "low": low, "high": high}
 
     return {
-        suite: {
-            "n": len(outcome),
-            "metrics": {arm: {name: metric(outcome, arm, name) for name in METRICS} for arm in ARMS},
-        }
-        for suite, outcome in outcomes.items()
+        "kind": outcome.suite.kind,
+        "metric": outcome.suite.metric,
+        "n": len(outcome),
+        "metrics": {arm: {metric: entry(arm, metric) for metric in marks} for arm, marks in outcome.marks.items()},
+        "p_values": {
+            arm: {name: mcnemar(outcome.marks[VANILLA][name], marks[name]) for name in marks if name != "identical"}
+            for arm, marks in outcome.marks.items()
+            if arm != VANILLA
+        },
     }
 
 
-def table_rows(suites: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Suite, n, refusals vanilla and steered with the interval, identical, coherent: as text for a table."""
+def _averages(outcomes: Sequence[Outcome], arm: str) -> dict[str, float | None]:
+    """Means over suites: refusals of safety suites, right answers of utility suites, unchanged harmless replies."""
 
-    def share(entry: Mapping[str, float], interval: bool = False) -> str:
-        text = f"{entry['value']:.1%}"
-        return f"{text} ({entry['low']:.0%}-{entry['high']:.0%})" if interval else text
+    def mean(metric: str, kinds: set[str]) -> float | None:
+        shares = [o.share(arm, metric) for o in outcomes if o.suite.kind in kinds and metric in o.marks[arm]]
+        return sum(shares) / len(shares) if shares else None
 
-    return [
-        (
-            name,
-            str(suite["n"]),
-            share(suite["metrics"]["vanilla"]["refusal"]),
-            share(suite["metrics"]["steered"]["refusal"], interval=True),
-            share(suite["metrics"]["steered"]["identical"]),
-            share(suite["metrics"]["steered"]["coherent"]),
+    return {
+        "dsr": mean("refusal", {"safety"}),
+        "over_refusal": mean("refusal", {"over-refusal"}),
+        "utility": mean("accuracy", {"utility"}),
+        "identical": mean("identical", {"over-refusal", "utility"}),
+    }
+
+
+def headings(arms: Sequence[str]) -> tuple[str, ...]:
+    """The table's columns: the main metric of every arm, and how much of the steered arms' replies is unchanged."""
+    return ("suite", "n", "metric", *arms, *(f"identical, {arm}" for arm in arms if arm != VANILLA))
+
+
+def table_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row a suite, and the averages; as text."""
+    arms = found["arms"]
+    steered = [arm for arm in arms if arm != VANILLA]
+    rows = []
+    for name, suite in found["suites"].items():
+        metrics = suite["metrics"]
+        main = {"maths": "accuracy", "choice": "accuracy"}.get(suite["metric"], "refusal")
+        rows.append(
+            (
+                name,
+                str(suite["n"]),
+                {"refusal": "refused", "accuracy": "right"}[main],
+                *(_share(metrics[arm][main]) for arm in arms),
+                *(f"{metrics[arm]['identical']['value']:.1%}" for arm in steered),
+            )
         )
-        for name, suite in suites.items()
-    ]
+    words = {"dsr": "safety: refused", "over_refusal": "over-refusal: refused", "utility": "utility: right"}
+    for key, word in words.items():
+        values = [found["averages"][arm][key] for arm in arms]
+        if None not in values:
+            rows.append(("average", "", word, *(f"{value:.1%}" for value in values), *("" for _ in steered)))
+    return rows
 
 
-HEADINGS = ("suite", "n", "refused, vanilla", "refused, steered (95 %)", "replies identical", "steered coherent")
+def _share(entry: Mapping[str, float]) -> str:
+    return f"{entry['value']:.1%} ({entry['low']:.0%}-{entry['high']:.0%})"
 
 
-def markdown_table(suites: Mapping[str, Any]) -> str:
+def markdown_table(found: Mapping[str, Any]) -> str:
     """The same as a Markdown table."""
-    rows = [HEADINGS, tuple("---" for _ in HEADINGS), *table_rows(suites)]
+    columns = headings(found["arms"])
+    rows = [columns, tuple("---" for _ in columns), *table_rows(found)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alphasteer.errors import LearningError
@@ -118,4 +118,4 @@ def _sort(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> tuple[tuple[Pr
 def _told_to_refuse(prompt: Prompt) -> Prompt:
     last: dict[str, Any] = dict(prompt.messages[-1])
     last["content"] += INSTRUCTION
-    return Prompt(prompt.id, (*prompt.messages[:-1], last), prompt.category, prompt.split)
+    return replace(prompt, messages=(*prompt.messages[:-1], last))

@@ -6,11 +6,12 @@
 from alphasteer.prompts.batching import batches_by_tokens, pad, tracked_batches
 from alphasteer.prompts.chat import ChatTemplate, common_prefix_length
 from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet, union, without_shared
-from alphasteer.prompts.sources import read_prompts
+from alphasteer.prompts.sources import Columns, read_prompts
 from alphasteer.prompts.starter import starter_prompts
 
 __all__ = [
     "ChatTemplate",
+    "Columns",
     "Message",
     "Prompt",
     "PromptSet",

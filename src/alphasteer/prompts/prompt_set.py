@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alphasteer.errors import PromptError
 
@@ -21,12 +21,16 @@ class Prompt:
         messages: the chat, oldest turn first.
         category: a hazard category, a kind of task; free text.
         split: ``fit``, ``validation`` or ``test`` where the source fixes one, else empty.
+        answer: what a right reply comes to, where the source knows it.
+        choices: what there is to choose from, in a multiple-choice question.
     """
 
     id: str
     messages: tuple[Message, ...]
     category: str = ""
     split: str = ""
+    answer: str = ""
+    choices: tuple[str, ...] = ()
 
     @staticmethod
     def of(text: str, id: str | None = None, category: str = "", split: str = "") -> "Prompt":
@@ -92,6 +96,12 @@ class PromptSet:
         chosen = sorted(random.Random(seed).sample(range(len(self)), count))
         return PromptSet(self.name, tuple(self.prompts[i] for i in chosen), self.dropped)
 
+    def first_or_drawn(self, count: int, seed: int | None = None) -> "PromptSet":
+        """The first ``count`` prompts, or ``count`` drawn by a seed."""
+        if seed is not None:
+            return self.limit(count, seed)
+        return PromptSet(self.name, self.prompts[:count], self.dropped)
+
     def where(self, keep: Callable[[Prompt], bool]) -> "PromptSet":
         """The prompts for which ``keep`` holds; may be empty."""
         return PromptSet(self.name, tuple(p for p in self.prompts if keep(p)), self.dropped)
@@ -119,8 +129,7 @@ def union(sets: Sequence[PromptSet], name: str) -> PromptSet:
     kept: dict[str, Prompt] = {}
     for source in sets:
         for prompt in source:
-            unique = f"{source.name}/{prompt.id}"
-            kept.setdefault(prompt.key, Prompt(unique, prompt.messages, prompt.category, prompt.split))
+            kept.setdefault(prompt.key, replace(prompt, id=f"{source.name}/{prompt.id}"))
     total = sum(len(source) for source in sets)
     return PromptSet(name, tuple(kept.values()), total - len(kept))
 

@@ -1,8 +1,9 @@
-"""Reading a SPEC: a file, ``hub:org/name[@split][:column]`` or ``starter:KIND[@split]``."""
+"""Reading a SPEC: a file, ``hub:org/name[/config][@split][:column]`` or ``starter:KIND[@split]``."""
 
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,23 @@ from alphasteer.prompts.starter import KINDS, starter_prompts
 Row = Mapping[str, Any]
 
 
-def read_prompts(spec: str) -> PromptSet:
+@dataclass(frozen=True)
+class Columns:
+    """Where a source keeps what is needed, if not under the usual names.
+
+    Attributes:
+        prompt: the prompt's column, tried before ``messages`` and ``prompt``.
+        answer, choices: the columns of the right answer and of what there is to choose from.
+        where: only rows with these values are taken; a source without such a column is taken whole.
+    """
+
+    prompt: str | None = None
+    answer: str = "answer"
+    choices: str = "choices"
+    where: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_prompts(spec: str, columns: Columns | None = None) -> PromptSet:
     """Read the prompts that a SPEC names.
 
     A file is JSONL, JSON (a list), CSV, TSV, Parquet or plain text (one prompt a line); ``PATH:COLUMN`` names
@@ -30,11 +47,16 @@ def read_prompts(spec: str) -> PromptSet:
     if spec.startswith("hub:"):
         rest, _, column = spec.removeprefix("hub:").partition(":")
         name, _, split = rest.partition("@")
-        rows: Iterable[Row] = _hub_rows(name, split or "train", spec)
+        rows: Iterable[Row] = _hub_rows(*_name_and_config(name), split or "train", spec)
     else:
         path, column = _path_and_column(spec)
         rows = _file_rows(path)
-    return PromptSet.of(_prompts(rows, column or None, spec), name=spec)
+    return PromptSet.of(_prompts(rows, column or None, columns or Columns(), spec), name=spec)
+
+
+def _name_and_config(name: str) -> tuple[str, str | None]:
+    parts = name.split("/")
+    return "/".join(parts[:2]), "/".join(parts[2:]) or None
 
 
 def _path_and_column(spec: str) -> tuple[Path, str]:
@@ -111,32 +133,41 @@ _READERS = {
 }
 
 
-def _hub_rows(name: str, split: str, spec: str) -> Iterator[Row]:
+def _hub_rows(name: str, config: str | None, split: str, spec: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:
         raise PromptError(f"{spec}: reading from the Hub needs datasets; pip install 'alphasteer[data]'.") from error
     try:
-        yield from datasets.load_dataset(name, split=split)
+        yield from datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise PromptError(f"{spec} cannot be loaded ({reason}); check the name, the split and the network.") from error
 
 
-def _prompts(rows: Iterable[Row], column: str | None, spec: str) -> Iterator[Prompt]:
+def _prompts(rows: Iterable[Row], column: str | None, columns: Columns, spec: str) -> Iterator[Prompt]:
     for number, row in enumerate(rows):
         if isinstance(row, str):
             row = {"prompt": row}
         if not isinstance(row, Mapping):
             raise PromptError(f"{spec}: row {number + 1} is neither an object nor a text; give it a prompt column.")
-        chosen = column or next((name for name in ("messages", "prompt") if name in row), None)
+        if any(str(row.get(name)) != value for name, value in columns.where.items() if name in row):
+            continue
+        usual = (columns.prompt, "messages", "prompt")
+        chosen = column or next((name for name in usual if name in row), None)
         if chosen is None or chosen not in row:
             known = ", ".join(map(str, row)) or "none"
             raise PromptError(
                 f"{spec}: row {number + 1} has no column {chosen or 'prompt'!r} (it has {known}); "
                 f"name the column as SPEC:COLUMN."
             )
-        yield _prompt(row[chosen], row, number, spec)
+        prompt = _prompt(row[chosen], row, number, spec)
+        answer, choices = row.get(columns.answer), row.get(columns.choices)
+        yield replace(
+            prompt,
+            answer="" if answer is None else str(answer),
+            choices=tuple(map(str, choices)) if isinstance(choices, list) else (),
+        )
 
 
 def _prompt(value: Any, row: Row, number: int, spec: str) -> Prompt:

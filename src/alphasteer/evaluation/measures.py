@@ -1,0 +1,50 @@
+"""What is right about a reply: exact-match maths and multiple choice."""
+
+import re
+from collections.abc import Sequence
+
+from alphasteer.errors import EvaluationError
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_STATED = re.compile(r"\b(?:answer|option|choice)\b[^A-Za-z0-9]{0,12}(?:is|would be|:)?[^A-Za-z0-9]{0,6}([A-Z])\b")
+_FIRST = re.compile(r"^[^A-Za-z0-9]{0,6}([A-Z])(?![A-Za-z'’])")
+
+
+def right_number(reply: str, answer: str) -> bool:
+    """Whether a reply comes to the answer, as math-verify parses and compares both.
+
+    Args:
+        reply: the whole reply; its last expression counts, a boxed one before others.
+        answer: the right result, plain or LaTeX; of a worked solution that ends in ``#### 18``, what stands there.
+
+    Raises:
+        EvaluationError: if math-verify is not installed.
+    """
+    try:
+        from math_verify import parse, verify
+    except ImportError as error:
+        raise EvaluationError("Checking maths needs math-verify; pip install 'alphasteer[eval]'.") from error
+    gold = answer.rpartition("####")[2].strip().replace(",", "")
+    return bool(verify(parse(f"${gold}$"), parse(reply)))
+
+
+def right_choice(reply: str, answer: str, choices: Sequence[str]) -> bool:
+    """Whether a reply picks the right one of several choices: by the letter that it states, or opens with.
+
+    Args:
+        answer: the right choice's letter, or its number from 0.
+
+    Raises:
+        EvaluationError: if the answer is none of the choices.
+    """
+    letters = LETTERS[: len(choices)]
+    right = letters[int(answer)] if answer.isdigit() and int(answer) < len(letters) else answer
+    if right not in letters or len(right) != 1:
+        raise EvaluationError(f"The answer {answer!r} is none of the {len(choices)} choices; mend the suite's answers.")
+    found = _FIRST.search(reply) or _STATED.search(reply)
+    return found is not None and found[1] == right
+
+
+def listed(choices: Sequence[str]) -> str:
+    """The choices as the prompt shows them, one a line: ``A. ...``."""
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))

@@ -1,0 +1,141 @@
+"""Suites as data: built in, taken from files, or a user's own; and what is right about a reply."""
+
+import json
+
+import pytest
+
+from alphasteer.errors import EvaluationError, PromptError
+from alphasteer.evaluation import built_in_suites, read_suites, right_choice, right_number
+
+
+def lines(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_suites_that_ship_are_the_fields_own():
+    known = built_in_suites()
+    kinds = {name: entry.kind for name, entry in known.items()}
+    assert {name for name, kind in kinds.items() if kind == "over-refusal"} >= {
+        "xstest_safe",
+        "or_bench",
+        "jailbreakbench_benign",
+    }
+    assert {"advbench", "harmbench", "strongreject", "jailbreakbench_harmful", "xstest_unsafe"} <= set(kinds)
+    assert {"gsm8k", "math500", "mmlu", "alpaca_eval"} <= {n for n, kind in kinds.items() if kind == "utility"}
+    assert sum(name.startswith("attack_") for name in kinds) == 7
+
+
+def test_the_starter_suites_are_the_splits_that_nothing_is_fitted_on():
+    for name in ("harmful", "jailbreak", "borderline", "benign"):
+        (suite,) = read_suites(f"starter_{name}")
+        assert {prompt.split for prompt in suite.prompts} == {"test"}
+
+
+def test_a_suites_prompts_can_come_from_a_file(tmp_path):
+    path = lines(
+        tmp_path / "q.jsonl",
+        {"id": "1", "prompt": "Which {one}?", "choices": ["red", "blue"], "answer": "B"},
+        {"id": "2", "question": "Which colour?", "choices": ["green", "pink"], "answer": 0},
+    )
+    (suite,) = read_suites(f"mmlu={path}")
+    first, second = suite.prompts
+    assert (suite.kind, suite.metric) == ("utility", "choice")
+    assert first.text.startswith("Which {one}?\n\nA. red\nB. blue\n"), "braces of the prompt's own are left alone"
+    assert second.text.startswith("Which colour?\n\nA. green\nB. pink\n"), "the suite's own column is known too"
+    assert (first.answer, second.answer) == ("B", "0")
+
+
+def test_a_users_own_suite_is_a_yaml_file(tmp_path):
+    prompts = lines(
+        tmp_path / "p.jsonl",
+        {"q": "one", "label": "keep"},
+        {"q": "two", "label": "drop"},
+        {"q": "three", "label": "keep"},
+    )
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"mine: {{kind: safety, metric: refusal, source: {prompts}, prompt: q, where: {{label: keep}}, "
+        'template: "Now: {prompt}"}\n'
+    )
+    (suite,) = read_suites(str(own))
+    assert (suite.name, [p.text for p in suite.prompts]) == ("mine", ["Now: one", "Now: three"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonesuch", "There is no suite 'nonesuch'"),
+        ("attack_aim", "no source of its own"),
+        ("missing.yaml", "cannot be read"),
+        ("gsm8k=missing.jsonl", "no such file"),
+    ],
+)
+def test_suites_that_are_not_there_are_refused(text, message):
+    with pytest.raises(PromptError, match=message):
+        read_suites(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a\n", "defines no suites"),
+        ("mine: {kind: dangerous, metric: refusal}\n", "mine.*kind"),
+        ("mine: {kind: safety, metric: refusal, sauce: x}\n", "mine.*sauce"),
+        ("mine: {kind: safety\n", "cannot be read"),
+    ],
+)
+def test_bad_yaml_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "own.yaml").write_text(content)
+    with pytest.raises(PromptError, match=message):
+        read_suites(str(tmp_path / "own.yaml"))
+
+
+def test_a_suite_that_needs_answers_says_which_prompt_has_none(tmp_path):
+    path = lines(tmp_path / "q.jsonl", {"id": "1", "prompt": "1+1", "answer": "2"}, {"id": "7", "prompt": "2+2"})
+    with pytest.raises(PromptError, match="'7' has no answer"):
+        read_suites(f"gsm8k={path}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "right"),
+    [
+        ("She has 3 apples and buys 15 more, so the answer is 18.", "18", True),
+        ("So it is \\boxed{18}.", "#### 18", True),
+        ("The total is $1,250.", "She earns 50 * 25 = 1250 #### 1,250", True),
+        ("It is $\\frac{1}{2}$.", "0.5", True),
+        ("The answer is 19.", "18", False),
+        ("I'm sorry, but I can't help with that.", "18", False),
+        ("", "18", False),
+    ],
+)
+def test_right_numbers(reply, answer, right):
+    pytest.importorskip("math_verify")
+    assert right_number(reply, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("B", True),
+        ("B. blue", True),
+        ("(B)", True),
+        ("**B**", True),
+        ("The correct answer is B.", True),
+        ("The answer is: (B)", True),
+        ("A. red", False),
+        ("Blue is the colour I would choose.", False),
+        ("A bird is neither.", False),
+        ("I can't answer that.", False),
+        ("", False),
+    ],
+)
+def test_right_choices(reply, right):
+    assert right_choice(reply, "B", ("red", "blue")) is right
+    assert right_choice(reply, "1", ("red", "blue")) is right
+
+
+@pytest.mark.parametrize("answer", ["C", "2", "", "AB"])
+def test_an_answer_that_is_no_choice_is_refused(answer):
+    with pytest.raises(EvaluationError, match="none of the 2 choices"):
+        right_choice("A", answer, ("red", "blue"))
