@@ -41,7 +41,7 @@ def command(
     """
     from dataclasses import replace
 
-    from alphasteer.evaluation import VANILLA, Arms, evaluate, markdown_table, read_suites, results
+    from alphasteer.evaluation import VANILLA, Arms, evaluate, markdown_table, read_starts, read_suites, results
     from alphasteer.resuming import Shelf, alone_in, write_whole
 
     suites = [each for name in suite or STARTER for each in read_suites(name)]
@@ -53,7 +53,8 @@ def command(
         steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
         arms: Arms = {VANILLA: None, **{name: steering.scaled(factor) for name, factor in factors.items()}}
         outcomes = evaluate(loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work), max_new_tokens=max_new_tokens)
-        found = results(outcomes, model=str(loaded.config._name_or_path), steering=steering.digest)
+        starts = read_starts(loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work))
+        found = results(outcomes, starts, model=str(loaded.config._name_or_path), steering=steering.digest)
         write_whole(output / "results.json", (json.dumps(found, indent=2) + "\n").encode())
     print(json.dumps(found) if as_json else markdown_table(found))
     reporter.say(f"Wrote {output / 'results.json'}.")

@@ -5,17 +5,20 @@
 
 from alphasteer.evaluation.evaluating import VANILLA, Arms, Outcome, evaluate
 from alphasteer.evaluation.figures import gate_figure, pca_figure
-from alphasteer.evaluation.intervals import mcnemar, wilson
+from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.results import headings, markdown_table, results, table_rows
+from alphasteer.evaluation.starts import Starts, read_starts
 from alphasteer.evaluation.suites import Suite, SuiteEntry, built_in_suites, read_suites
 
 __all__ = [
     "VANILLA",
     "Arms",
     "Outcome",
+    "Starts",
     "Suite",
     "SuiteEntry",
+    "bootstrap",
     "built_in_suites",
     "evaluate",
     "gate_figure",
@@ -23,6 +26,7 @@ __all__ = [
     "markdown_table",
     "mcnemar",
     "pca_figure",
+    "read_starts",
     "read_suites",
     "results",
     "right_choice",

@@ -6,17 +6,25 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alphasteer.evaluation.evaluating import VANILLA, Outcome
-from alphasteer.evaluation.intervals import mcnemar, wilson
+from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
+from alphasteer.evaluation.starts import Starts
+
+AllStarts = Mapping[str, Mapping[str, Starts]]
 
 FORMAT = 1
 
 
-def results(outcomes: Sequence[Outcome], *, model: str, steering: str | None) -> dict[str, Any]:
-    """All numbers of an evaluation: shares with 95 % Wilson intervals, paired tests against vanilla, averages.
+def results(
+    outcomes: Sequence[Outcome], starts: AllStarts | None = None, *, model: str, steering: str | None
+) -> dict[str, Any]:
+    """All numbers of an evaluation: shares with 95 % intervals, paired tests against vanilla, averages.
 
     Args:
+        outcomes: what was replied.
+        starts: what was read at the reply starts, by suite and arm, if it was.
         model: what was steered.
         steering: the digest of the steering that was judged, if there was one.
     """
@@ -26,7 +34,7 @@ def results(outcomes: Sequence[Outcome], *, model: str, steering: str | None) ->
         "model": model,
         "steering": steering,
         "arms": arms,
-        "suites": {outcome.suite.name: _suite(outcome) for outcome in outcomes},
+        "suites": {outcome.suite.name: _suite(outcome, outcomes, starts or {}) for outcome in outcomes},
         "averages": {arm: _averages(outcomes, arm) for arm in arms},
         "environment": {
             "python": platform.python_version(),
@@ -37,23 +45,49 @@ def results(outcomes: Sequence[Outcome], *, model: str, steering: str | None) ->
     }
 
 
-def _suite(outcome: Outcome) -> dict[str, Any]:
+def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> dict[str, Any]:
     def entry(arm: str, metric: str) -> dict[str, float]:
         value = outcome.share(arm, metric)
         low, high = wilson(value, len(outcome))
         return {"value": value, "low": low, "high": high}
 
+    metrics = {arm: {metric: entry(arm, metric) for metric in marks} for arm, marks in outcome.marks.items()}
+    here = starts.get(outcome.suite.name, {})
+    for arm, read in here.items():
+        low, high = bootstrap(read.divergence.tolist())
+        metrics[arm]["kl"] = {"value": float(read.divergence.mean()), "low": low, "high": high}
+    harmless = [o.suite.name for o in outcomes if o.suite.kind != "safety"]
     return {
         "kind": outcome.suite.kind,
         "metric": outcome.suite.metric,
         "n": len(outcome),
-        "metrics": {arm: {metric: entry(arm, metric) for metric in marks} for arm, marks in outcome.marks.items()},
+        "metrics": metrics,
         "p_values": {
             arm: {name: mcnemar(outcome.marks[VANILLA][name], marks[name]) for name in marks if name != "identical"}
             for arm, marks in outcome.marks.items()
             if arm != VANILLA
         },
+        "gates": {
+            arm: {
+                "opened": float((read.opened > 0).double().mean()),
+                "auc": _auc([starts[name][arm].score for name in harmless], read.score)
+                if outcome.suite.kind == "safety"
+                else None,
+            }
+            for arm, read in here.items()
+        },
     }
+
+
+def _auc(harmless: Sequence[Tensor], malicious: Tensor) -> float | None:
+    """The chance that a gate reads more from one of the suite's prompts than from a harmless suite's."""
+    from sklearn.metrics import roc_auc_score
+
+    if not harmless:
+        return None
+    low = torch.cat(list(harmless))
+    labels = torch.cat([torch.zeros(len(low)), torch.ones(len(malicious))])
+    return float(roc_auc_score(labels.numpy(), torch.cat([low, malicious]).numpy()))
 
 
 def _averages(outcomes: Sequence[Outcome], arm: str) -> dict[str, float | None]:

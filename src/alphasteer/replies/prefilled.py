@@ -89,6 +89,24 @@ class PrefilledPrompts:
             replies.update(zip(batch.rows, new, strict=True))
         return [replies[row] for row in range(self.count)]
 
+    @torch.inference_mode()
+    def first_logits(self, number: int) -> Tensor:
+        """Logits of the reply's first token for one batch's prompts, of shape (rows, vocabulary), float32.
+
+        Under whatever steering is attached now.
+        """
+        batch = self._batches[number]
+        new = self._kept_back if batch.cache is not None else batch.ids.shape[1]
+        logits: Tensor = self.model(
+            input_ids=batch.ids[:, -new:],
+            attention_mask=batch.mask,
+            position_ids=(batch.mask.cumsum(1) - 1).clamp(min=0)[:, -new:],
+            past_key_values=copy.deepcopy(batch.cache),
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1].float()
+
     def surprise(self, number: int, replies: Sequence[Sequence[int]]) -> Tensor:
         """Mean negative log-likelihood, in nats a token, of given replies to one batch's prompts.
 
