@@ -29,6 +29,9 @@ def command(
         int | None, typer.Option(min=1, help="Length of a reply at most; by default what each suite needs.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where results and replies go.")] = Path("runs/eval"),
+    full_replies: Annotated[
+        bool, typer.Option(help="Do not cut replies that comply with malicious requests short in the report.")
+    ] = False,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -37,11 +40,13 @@ def command(
 ) -> None:
     """Compare the steered model with the unsteered one; on the starter prompts' test split if no suite is named.
 
-    Prints a Markdown table and writes results.json. Interrupted and run again, it goes on where it stopped.
+    Prints a Markdown table and writes results.json and report.html. Interrupted and run again, it goes on where it
+    stopped.
     """
     from dataclasses import replace
 
     from alphasteer.evaluation import VANILLA, Arms, evaluate, markdown_table, read_starts, read_suites, results
+    from alphasteer.evaluation.report import render_report
     from alphasteer.resuming import Shelf, alone_in, write_whole
 
     suites = [each for name in suite or STARTER for each in read_suites(name)]
@@ -56,8 +61,10 @@ def command(
         starts = read_starts(loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work))
         found = results(outcomes, starts, model=str(loaded.config._name_or_path), steering=steering.digest)
         write_whole(output / "results.json", (json.dumps(found, indent=2) + "\n").encode())
+        page = render_report(found, outcomes, starts, arms, full_replies=full_replies)
+        write_whole(output / "report.html", page.encode())
     print(json.dumps(found) if as_json else markdown_table(found))
-    reporter.say(f"Wrote {output / 'results.json'}.")
+    reporter.say(f"Wrote {output}: results.json and report.html.")
 
 
 def _factors(sweep: str | None) -> dict[str, float]:

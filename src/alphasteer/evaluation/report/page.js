@@ -1,0 +1,159 @@
+"use strict";
+// The report's only script: no library, no network. All text is set as text, never as markup.
+const { results, gates, replies } = JSON.parse(document.getElementById("data").textContent);
+const COLOURS = ["#59636e", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+const PAGE = 10;
+const arms = results.arms;
+const at = (id) => document.getElementById(id);
+const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
+
+function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) made[key] = value;
+  made.append(...children);
+  return made;
+}
+
+function drawn(name, attributes, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
+function showAverages() {
+  const words = { dsr: "malicious requests refused", over_refusal: "harmless requests refused", utility: "answers right", identical: "harmless replies unchanged" };
+  for (const arm of arms) {
+    const list = element("dl");
+    for (const [key, word] of Object.entries(words)) {
+      const value = results.averages[arm][key];
+      if (value !== null) list.append(element("dt", { textContent: word }), element("dd", { textContent: percent(value) }));
+    }
+    at("tiles").append(element("div", { className: "tile" }, element("h3", { textContent: arm }), list));
+  }
+}
+
+function mainMetric(suite) { return ["maths", "choice"].includes(suite.metric) ? "accuracy" : suite.metric; }
+
+function showTable() {
+  const head = element("tr", {}, element("th", { textContent: "suite" }), element("th", { textContent: "n", className: "number" }), element("th", { textContent: "counted" }));
+  for (const arm of arms) head.append(element("th", { textContent: arm, className: "number" }));
+  const body = element("tbody");
+  for (const kind of ["safety", "over-refusal", "utility"]) {
+    const rows = Object.entries(results.suites).filter(([, suite]) => suite.kind === kind);
+    if (!rows.length) continue;
+    body.append(element("tr", { className: "kind" }, element("th", { colSpan: 3 + arms.length, textContent: kind })));
+    for (const [name, suite] of rows) {
+      const metric = mainMetric(suite);
+      const values = arms.map((arm) => suite.metrics[arm][metric].value);
+      const best = kind === "over-refusal" && metric === "refusal" ? Math.min(...values) : Math.max(...values);
+      const word = { refusal: "refused", accuracy: "right", identical: "unchanged" }[metric];
+      const row = element("tr", {}, element("td", { textContent: name }), element("td", { textContent: suite.n, className: "number" }), element("td", { textContent: word }));
+      arms.forEach((arm, index) => {
+        const { value, low, high } = suite.metrics[arm][metric];
+        const p = suite.p_values[arm]?.[metric];
+        const cell = element("td", { className: "number" + (value === best ? " best" : ""), title: p === undefined ? "" : `p = ${p.toPrecision(2)}` });
+        cell.append(percent(value) + (p < 0.05 ? " *" : ""), element("span", { className: "interval", textContent: ` ${percent(low, 0)} to ${percent(high, 0)}` }));
+        row.append(cell);
+      });
+      body.append(row);
+    }
+  }
+  at("table").append(element("thead", {}, head), body);
+}
+
+function showCurve() {
+  const points = arms.map((arm, index) => ({ arm, index, x: results.averages[arm].identical, y: results.averages[arm].dsr })).filter((p) => p.x !== null && p.y !== null);
+  if (!points.length) { at("curve").textContent = "Needs a safety suite and a harmless one."; return; }
+  const [width, height, left, bottom] = [640, 360, 60, 45];
+  const lowest = Math.min(0.9, ...points.map((p) => p.x));
+  const x = (v) => left + ((v - lowest) / (1 - lowest)) * (width - left - 110);
+  const y = (v) => 15 + (1 - v) * (height - bottom - 15);
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Refusals of malicious requests against unchanged harmless replies, by arm" });
+  for (let step = 0; step <= 4; step++) {
+    const across = lowest + (step / 4) * (1 - lowest);
+    svg.append(drawn("line", { class: "axis", x1: x(lowest), x2: x(1), y1: y(step / 4), y2: y(step / 4) }), drawn("text", { x: left - 8, y: y(step / 4) + 4, "text-anchor": "end" }, percent(step / 4, 0)));
+    svg.append(drawn("line", { class: "axis", x1: x(across), x2: x(across), y1: y(0), y2: y(1) }), drawn("text", { x: x(across), y: height - bottom + 18, "text-anchor": "middle" }, percent(across, 0)));
+  }
+  svg.append(drawn("text", { x: x(lowest), y: height - 6 }, "harmless replies unchanged"));
+  for (const { arm, index, x: across, y: up } of points) {
+    svg.append(drawn("circle", { cx: x(across), cy: y(up), r: 6, fill: COLOURS[index % COLOURS.length] }), drawn("text", { x: x(across) + 10, y: y(up) + 4 }, arm));
+  }
+  at("curve").append(svg);
+}
+
+function histogram(name, scores, colour, low, high, threshold, ceiling) {
+  const [width, height, bins] = [300, 120, 30];
+  const counts = new Array(bins).fill(0);
+  for (const score of scores) counts[Math.min(bins - 1, Math.max(0, Math.floor(((score - low) / (high - low || 1)) * bins)))]++;
+  const most = Math.max(...counts);
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Gate scores of ${name}` });
+  counts.forEach((count, bin) => svg.append(drawn("rect", { x: (bin * width) / bins, width: width / bins - 1, y: height - 18 - (count / most) * 95, height: (count / most) * 95, fill: colour })));
+  for (const [value, dash] of [[threshold, "5 4"], [ceiling, "1 4"]]) {
+    if (value === null) continue;
+    const x = ((value - low) / (high - low || 1)) * width;
+    svg.append(drawn("line", { class: "mark", x1: x, x2: x, y1: 0, y2: height - 18, "stroke-dasharray": dash }));
+  }
+  svg.append(drawn("text", { x: 0, y: height - 4 }, low.toFixed(2)), drawn("text", { x: width, y: height - 4, "text-anchor": "end" }, high.toFixed(2)));
+  return svg;
+}
+
+function showGates() {
+  const { threshold, ceiling, scores } = gates[at("gate-arm").value];
+  const all = Object.values(scores).flat();
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  at("histograms").replaceChildren(...Object.entries(scores).map(([name, values]) => {
+    const suite = results.suites[name];
+    const { opened, auc } = suite.gates[at("gate-arm").value];
+    const words = `${name}: opens on ${percent(opened)}` + (auc === null ? "" : `, AUC ${auc.toFixed(3)}`);
+    const colour = suite.kind === "safety" ? "#D55E00" : suite.kind === "utility" ? "#0072B2" : "#56B4E9";
+    return element("div", { className: "tile" }, element("h3", { textContent: words }), histogram(name, values, colour, low, high, threshold, ceiling));
+  }));
+}
+
+const FILTERS = { "all replies": () => true, "changed replies": (row) => arms.some((arm) => !row.arms[arm].identical) };
+for (const arm of arms) {
+  FILTERS[`refused by ${arm}`] = (row) => row.arms[arm].refusal;
+  FILTERS[`not refused by ${arm}`] = (row) => !row.arms[arm].refusal;
+  FILTERS[`incoherent, ${arm}`] = (row) => !row.arms[arm].coherent;
+}
+let page = 0;
+
+function tags(arm, reply) {
+  const found = [];
+  if (reply.refusal) found.push(["refusal", "refusal"]);
+  if (!reply.coherent) found.push(["incoherent", "incoherent"]);
+  if (reply.accuracy !== undefined) found.push(reply.accuracy ? ["right", "right"] : ["wrong", "wrong"]);
+  if (reply.identical && arm !== "vanilla") found.push(["same", "unchanged"]);
+  return found.map(([kind, word]) => element("span", { className: `tag ${kind}`, textContent: word }));
+}
+
+function showReplies() {
+  const words = at("search").value.toLowerCase();
+  const says = (row) => [row.prompt, ...arms.map((arm) => row.arms[arm].text)].some((text) => text.toLowerCase().includes(words));
+  const rows = replies[at("suite").value].filter((row) => FILTERS[at("filter").value](row) && says(row));
+  const pages = Math.max(1, Math.ceil(rows.length / PAGE));
+  page = Math.min(page, pages - 1);
+  at("count").textContent = `${rows.length} of ${replies[at("suite").value].length} prompts`;
+  at("page").textContent = `${page + 1} of ${pages}`;
+  at("back").disabled = page === 0;
+  at("next").disabled = page === pages - 1;
+  at("cards").replaceChildren(...rows.slice(page * PAGE, (page + 1) * PAGE).map((row) => {
+    const sides = arms.map((arm) => element("div", { className: "arm" }, element("h4", { textContent: arm }, ...tags(arm, row.arms[arm])), row.arms[arm].text));
+    return element("article", { className: "card" }, element("div", { className: "prompt", textContent: row.prompt }), element("div", { className: "arms" }, ...sides));
+  }));
+}
+
+const options = (id, names) => at(id).append(...names.map((name) => element("option", { textContent: name, value: name })));
+showAverages();
+showTable();
+showCurve();
+options("gate-arm", Object.keys(gates));
+if (Object.keys(gates).length) showGates();
+options("suite", Object.keys(replies));
+options("filter", Object.keys(FILTERS));
+showReplies();
+at("gate-arm").addEventListener("change", showGates);
+for (const id of ["suite", "filter", "search"]) at(id).addEventListener("input", () => { page = 0; showReplies(); });
+at("back").addEventListener("click", () => { page--; showReplies(); });
+at("next").addEventListener("click", () => { page++; showReplies(); });

@@ -1,0 +1,142 @@
+"""The report: one file that needs nothing else, safe whatever a model says, and working in a real browser."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from conftest import hand_made
+
+from alphasteer.evaluation import Outcome, Starts, Suite, results
+from alphasteer.evaluation.report import render_report
+from alphasteer.evaluation.report.rendering import CUT
+from alphasteer.prompts import PromptSet
+from alphasteer.replies import Reply
+
+LONG = "Sure, here is what you do, and it goes on for a good while longer than anybody needs to read it."
+EVIL = "</script><script>document.title = 'taken over'</script><!-- <b>bold</b>"
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page(llama):
+    def build(full_replies=False):
+        bad = Suite("bad", "safety", "refusal", PromptSet.of([f"bad {n}" for n in range(24)]))
+        fine = Suite("fine", "over-refusal", "refusal", PromptSet.of(["tell me about rain", EVIL]))
+        sums = Suite("sums", "utility", "maths", PromptSet.of(["1+1"]))
+
+        def marks(count, refused, **more):
+            same = {"refusal": (refused,) * count, "coherent": (True,) * count, "identical": (not refused,) * count}
+            return {**same, **more}
+
+        yes, no, said = Reply((1,), LONG), Reply((2,), "I'm sorry, but I can't."), Reply((3,), EVIL)
+        outcomes = [
+            Outcome(
+                bad,
+                {"vanilla": (yes,) * 24, "steered": (no,) * 24},
+                {"vanilla": marks(24, False), "steered": marks(24, True)},
+            ),
+            Outcome(
+                fine,
+                {"vanilla": (yes, said), "steered": (yes, said)},
+                {"vanilla": marks(2, False), "steered": marks(2, False)},
+            ),
+            Outcome(
+                sums,
+                {"vanilla": (yes,), "steered": (yes,)},
+                {"vanilla": marks(1, False, accuracy=(True,)), "steered": marks(1, False, accuracy=(True,))},
+            ),
+        ]
+        starts = {
+            o.suite.name: {"steered": Starts(torch.rand(len(o)), torch.randn(len(o)), torch.ones(len(o)))}
+            for o in outcomes
+        }
+        arms = {"vanilla": None, "steered": hand_made(llama, (5,), threshold=0.2, ceiling=0.8)}
+        found = results(outcomes, starts, model="org/tiny", steering="abc")
+        return render_report(found, outcomes, starts, arms, full_replies=full_replies)
+
+    return build
+
+
+def test_the_report_needs_nothing_but_itself(page):
+    text = page()
+    assert not re.findall(r"""(?:src|href)\s*=|@import|url\(|fetch\(|https?://(?!www\.w3\.org)""", text)
+    assert text.count("<script") == 2
+    assert "</script><script>document" not in text
+
+
+def test_compliance_with_malicious_requests_is_cut_unless_asked_for(page):
+    def data(text):
+        return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])["replies"]
+
+    cut, whole = data(page()), data(page(full_replies=True))
+    assert cut["bad"][0]["arms"]["vanilla"]["text"] == LONG[:CUT] + " [cut]"
+    assert cut["bad"][0]["arms"]["steered"]["text"] == "I'm sorry, but I can't."
+    assert cut["fine"][0]["arms"]["vanilla"]["text"] == LONG, "harmless requests are answered in full"
+    assert whole["bad"][0]["arms"]["vanilla"]["text"] == LONG
+    assert cut["fine"][1]["arms"]["steered"]["text"] == EVIL, "shown as it is, as text"
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def open_page(browser, text, tmp_path, **context):
+    file = tmp_path / "report.html"
+    file.write_text(text, encoding="utf-8")
+    tab = browser.new_context(**context).new_page()
+    tab.errors = []
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.goto(file.as_uri())
+    return tab
+
+
+def test_replies_are_browsed_searched_and_filtered(browser, page, tmp_path):
+    tab = open_page(browser, page(), tmp_path)
+    assert tab.title() == "AlphaSteer: tiny"
+    assert tab.locator("#count").inner_text() == "24 of 24 prompts"
+    assert (tab.locator(".card").count(), tab.locator("#page").inner_text()) == (10, "1 of 3")
+    tab.click("#next")
+    tab.click("#next")
+    assert tab.locator(".card").count() == 4
+    assert tab.locator("#next").is_disabled()
+    tab.fill("#search", "bad 17")
+    assert tab.locator("#count").inner_text() == "1 of 24 prompts"
+    assert "[cut]" in tab.locator(".card").inner_text()
+    tab.select_option("#filter", "refused by vanilla")
+    assert tab.locator("#count").inner_text() == "0 of 24 prompts"
+    tab.fill("#search", "")
+    tab.select_option("#suite", "fine")
+    tab.select_option("#filter", "not refused by steered")
+    assert EVIL in tab.locator(".card").nth(1).inner_text()
+    assert tab.locator(".card b").count() == 0, "what a model says is never markup"
+    assert tab.title() == "AlphaSteer: tiny"
+    assert tab.errors == []
+
+
+def test_the_table_marks_the_best_arm_and_what_differs(browser, page, tmp_path):
+    tab = open_page(browser, page(), tmp_path)
+    rows = tab.locator("#table tbody tr:not(.kind)")
+    assert rows.count() == 3
+    best = rows.nth(0).locator("td.best")
+    assert best.count() == 1
+    assert best.inner_text().startswith("100.0 % *")
+    assert rows.nth(1).locator("td.best").count() == 2, "level arms are both the best"
+    assert tab.locator("#histograms svg").count() == 3
+    assert tab.locator("#curve circle").count() == 2
+
+
+def test_it_reads_on_a_phone_and_in_the_dark(browser, page, tmp_path):
+    tab = open_page(browser, page(), tmp_path, viewport={"width": 360, "height": 700}, color_scheme="dark")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    light = open_page(browser, page(), tmp_path, color_scheme="light")
+    assert dark != light.evaluate("getComputedStyle(document.body).backgroundColor")
