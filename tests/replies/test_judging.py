@@ -1,8 +1,13 @@
 """What counts as a refusal, and what as language."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from alphasteer.replies import is_coherent, refuses
+
+LABELLED = Path(__file__).parent / "labelled.jsonl"
 
 REFUSALS = [
     "I'm sorry, but I can't assist with that.",
@@ -66,3 +71,14 @@ def test_a_warning_after_the_answer_is_no_refusal():
 @pytest.mark.parametrize("reply", [*REFUSALS, *NO_REFUSALS])
 def test_ordinary_language_is_coherent(reply):
     assert is_coherent(reply)
+
+
+def test_it_agrees_with_labels_given_by_hand():
+    """240 replies of two real models to the starter prompts, vanilla and steered, read and labelled (docs/evaluation.md)."""
+    rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
+    judged = [(refuses(row["reply"]), row["refusal"]) for row in rows]
+    both = sum(found and meant for found, meant in judged)
+    assert len(rows) >= 200
+    assert {row["model"] for row in rows} == {"smollm2-135m", "qwen-coder-0.5b"}
+    assert both / sum(found for found, _ in judged) >= 0.95, "precision"
+    assert both / sum(meant for _, meant in judged) >= 0.95, "recall"
