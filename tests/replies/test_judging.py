@@ -74,7 +74,7 @@ def test_ordinary_language_is_coherent(reply):
 
 
 def test_it_agrees_with_labels_given_by_hand():
-    """240 replies of two real models to the starter prompts, vanilla and steered, read and labelled (docs/evaluation.md)."""
+    """240 replies of two real models to starter prompts, read and labelled one by one (docs/evaluation.md)."""
     rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
     judged = [(refuses(row["reply"]), row["refusal"]) for row in rows]
     both = sum(found and meant for found, meant in judged)
