@@ -21,6 +21,9 @@ def command(
     sweep: Annotated[
         str | None, typer.Option(help="Factors on the fitted strength, such as 0.25,0.5,1: an arm each.")
     ] = None,
+    judge: Annotated[
+        str, typer.Option(help="Says what is a refusal: phrases, package.module:Name or file.py:Name.")
+    ] = "phrases",
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many prompts of each suite, the first.")
     ] = None,
@@ -57,7 +60,9 @@ def command(
     with alone_in(output_folder(output)) as work:
         steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
         arms: Arms = {VANILLA: None, **{name: steering.scaled(factor) for name, factor in factors.items()}}
-        outcomes = evaluate(loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work), max_new_tokens=max_new_tokens)
+        outcomes = evaluate(
+            loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work), max_new_tokens=max_new_tokens, judge=judge
+        )
         starts = read_starts(loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work))
         found = results(outcomes, starts, model=str(loaded.config._name_or_path), steering=steering.digest)
         write_whole(output / "results.json", (json.dumps(found, indent=2) + "\n").encode())

@@ -6,6 +6,7 @@
 from alphasteer.evaluation.evaluating import VANILLA, Arms, Outcome, evaluate
 from alphasteer.evaluation.figures import gate_figure, pca_figure
 from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
+from alphasteer.evaluation.judges import Judge, read_judge, verdicts
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.results import headings, markdown_table, results, table_rows
 from alphasteer.evaluation.starts import Starts, read_starts
@@ -14,6 +15,7 @@ from alphasteer.evaluation.suites import Suite, SuiteEntry, built_in_suites, rea
 __all__ = [
     "VANILLA",
     "Arms",
+    "Judge",
     "Outcome",
     "Starts",
     "Suite",
@@ -26,11 +28,13 @@ __all__ = [
     "markdown_table",
     "mcnemar",
     "pca_figure",
+    "read_judge",
     "read_starts",
     "read_suites",
     "results",
     "right_choice",
     "right_number",
     "table_rows",
+    "verdicts",
     "wilson",
 ]

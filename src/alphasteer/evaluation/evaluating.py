@@ -7,13 +7,14 @@ from itertools import groupby
 from typing import Any
 
 from alphasteer.errors import PromptError
+from alphasteer.evaluation.judges import PHRASES, Judge, by_phrases, read_judge, verdicts
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
 from alphasteer.models import context_length
 from alphasteer.prompts import ChatTemplate, Prompt
-from alphasteer.replies import Judge, Reply, generate_replies, is_coherent, refuses
+from alphasteer.replies import Reply, generate_replies, is_coherent
 from alphasteer.reporting import Reporter
-from alphasteer.resuming import Shelf
+from alphasteer.resuming import Journal, Shelf
 from alphasteer.steering import Steering
 
 VANILLA = "vanilla"
@@ -30,19 +31,23 @@ class Outcome:
         suite: its prompts and what is measured.
         replies: by arm, in the order of the prompts.
         marks: by arm and metric (``refusal``, ``coherent``, ``identical``, and ``accuracy`` where answers are known),
-            whether it holds of each reply.
+            whether it holds of each reply; None where a judge could not say.
     """
 
     suite: Suite
     replies: Mapping[str, tuple[Reply, ...]]
-    marks: Mapping[str, Mapping[str, tuple[bool, ...]]]
+    marks: Mapping[str, Mapping[str, tuple[bool | None, ...]]]
 
     def __len__(self) -> int:
         return len(self.suite.prompts)
 
+    def judged(self, arm: str, metric: str) -> int:
+        """How many of the arm's replies have a verdict."""
+        return sum(mark is not None for mark in self.marks[arm][metric])
+
     def share(self, arm: str, metric: str) -> float:
-        """The share of the arm's replies of which the metric holds."""
-        return sum(self.marks[arm][metric]) / len(self)
+        """The share of the arm's judged replies of which the metric holds; 0 if none was judged."""
+        return sum(mark is True for mark in self.marks[arm][metric]) / max(1, self.judged(arm, metric))
 
 
 def evaluate(
@@ -54,7 +59,7 @@ def evaluate(
     *,
     shelf: Shelf,
     max_new_tokens: int | None = None,
-    judge: Judge = refuses,
+    judge: str = PHRASES,
 ) -> list[Outcome]:
     """Reply to every suite under every arm, in the same batches, and judge the replies.
 
@@ -63,9 +68,10 @@ def evaluate(
     Args:
         arms: what to compare; must hold ``vanilla``.
         max_new_tokens: a reply's length, for all suites; by default ``REPLY_TOKENS`` of their metrics.
-        judge: says of a reply whether it refuses.
+        judge: says of a reply whether it refuses; see ``read_judge``.
 
     Raises:
+        EvaluationError: if there is no such judge.
         PromptError: if a prompt does not fit the model's context, or two suites have one name.
         SteeringError: if an arm does not fit the model.
     """
@@ -73,7 +79,31 @@ def evaluate(
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise PromptError(f"Two suites are called {doubled!r}; give each a name of its own.")
-    replies: dict[str, dict[str, tuple[Reply, ...]]] = {name: {} for name in names}
+    judging = read_judge(judge)
+    replies = _all_replies(model, tokenizer, suites, arms, report, shelf, max_new_tokens)
+    outcomes = []
+    counted = [(suite, len(suite.prompts)) for suite in suites]
+    for suite in report.track(counted, "Judging", sum(count for _, count in counted)):
+        said = replies[suite.name]
+        refusals = {arm: _refusals(suite, said[arm], judge, judging, shelf) for arm in arms}
+        outcomes.append(_outcome(suite, said, refusals))
+    unjudged = sum(len(o) - o.judged(arm, "refusal") for o in outcomes for arm in arms)
+    if unjudged:
+        report.say(f"The judge could not say of {unjudged} replies: they are counted apart; run again to try again.")
+    return outcomes
+
+
+def _all_replies(
+    model: Any,
+    tokenizer: Any,
+    suites: Sequence[Suite],
+    arms: Arms,
+    report: Reporter,
+    shelf: Shelf,
+    max_new_tokens: int | None,
+) -> dict[str, dict[str, tuple[Reply, ...]]]:
+    """By suite and arm."""
+    replies: dict[str, dict[str, tuple[Reply, ...]]] = {suite.name: {} for suite in suites}
 
     def length(suite: Suite) -> int:
         return max_new_tokens or REPLY_TOKENS[suite.metric]
@@ -85,7 +115,13 @@ def evaluate(
             given = iter(_replies(model, tokenizer, prompts, arm, steering, tokens, shelf, report))
             for suite in together:
                 replies[suite.name][arm] = tuple(next(given) for _ in suite.prompts)
-    return [_outcome(suite, replies[suite.name], judge) for suite in suites]
+    return replies
+
+
+def _refusals(suite: Suite, replies: Sequence[Reply], name: str, judge: Judge, shelf: Shelf) -> tuple[bool | None, ...]:
+    pairs = [(prompt.text, reply.text) for prompt, reply in zip(suite.prompts, replies, strict=True)]
+    kept = Journal(None) if judge is by_phrases else shelf.journal("verdicts", [name, pairs])
+    return verdicts(judge, pairs, kept)
 
 
 def _replies(
@@ -115,15 +151,17 @@ def _replies(
         )
 
 
-def _outcome(suite: Suite, replies: Mapping[str, tuple[Reply, ...]], judge: Judge) -> Outcome:
+def _outcome(
+    suite: Suite, replies: Mapping[str, tuple[Reply, ...]], refusals: Mapping[str, tuple[bool | None, ...]]
+) -> Outcome:
     right = {
         "maths": lambda text, prompt: right_number(text, prompt.answer),
         "choice": lambda text, prompt: right_choice(text, prompt.answer, prompt.choices),
     }.get(suite.metric)
-    marks = {}
+    marks: dict[str, dict[str, tuple[bool | None, ...]]] = {}
     for arm, given in replies.items():
         marks[arm] = {
-            "refusal": tuple(judge(reply.text) for reply in given),
+            "refusal": refusals[arm],
             "coherent": tuple(is_coherent(reply.text) for reply in given),
             "identical": tuple(a.tokens == b.tokens for a, b in zip(given, replies[VANILLA], strict=True)),
         }

@@ -48,7 +48,7 @@ def results(
 def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> dict[str, Any]:
     def entry(arm: str, metric: str) -> dict[str, float]:
         value = outcome.share(arm, metric)
-        low, high = wilson(value, len(outcome))
+        low, high = wilson(value, outcome.judged(arm, metric))
         return {"value": value, "low": low, "high": high}
 
     metrics = {arm: {metric: entry(arm, metric) for metric in marks} for arm, marks in outcome.marks.items()}
@@ -62,8 +62,9 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         "metric": outcome.suite.metric,
         "n": len(outcome),
         "metrics": metrics,
+        "unjudged": {arm: len(outcome) - outcome.judged(arm, "refusal") for arm in outcome.marks},
         "p_values": {
-            arm: {name: mcnemar(outcome.marks[VANILLA][name], marks[name]) for name in marks if name != "identical"}
+            arm: {name: _paired(outcome.marks[VANILLA][name], marks[name]) for name in marks if name != "identical"}
             for arm, marks in outcome.marks.items()
             if arm != VANILLA
         },
@@ -77,6 +78,12 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
             for arm, read in here.items()
         },
     }
+
+
+def _paired(vanilla: Sequence[bool | None], arm: Sequence[bool | None]) -> float:
+    """McNemar's test on the prompts of which both replies were judged."""
+    both = [(a, b) for a, b in zip(vanilla, arm, strict=True) if a is not None and b is not None]
+    return mcnemar([a for a, _ in both], [b for _, b in both])
 
 
 def _auc(harmless: Sequence[Tensor], malicious: Tensor) -> float | None:

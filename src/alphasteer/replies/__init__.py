@@ -4,7 +4,7 @@
 """
 
 from alphasteer.replies.generating import Reply, generate_replies
-from alphasteer.replies.judging import Judge, is_coherent, refuses
+from alphasteer.replies.judging import is_coherent, refuses
 from alphasteer.replies.prefilled import PrefilledPrompts
 
-__all__ = ["Judge", "PrefilledPrompts", "Reply", "generate_replies", "is_coherent", "refuses"]
+__all__ = ["PrefilledPrompts", "Reply", "generate_replies", "is_coherent", "refuses"]

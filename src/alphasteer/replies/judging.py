@@ -1,10 +1,6 @@
 """Judging replies offline: does it refuse, and is it language at all?"""
 
 import re
-from collections.abc import Callable
-
-Judge = Callable[[str], bool]
-"""Says of a reply's text whether it refuses."""
 
 OPENING = 240
 """Characters of a reply in which a refusal must show; later words often warn after having complied."""

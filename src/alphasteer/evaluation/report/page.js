@@ -114,13 +114,14 @@ function showGates() {
 const FILTERS = { "all replies": () => true, "changed replies": (row) => arms.some((arm) => !row.arms[arm].identical) };
 for (const arm of arms) {
   FILTERS[`refused by ${arm}`] = (row) => row.arms[arm].refusal;
-  FILTERS[`not refused by ${arm}`] = (row) => !row.arms[arm].refusal;
+  FILTERS[`not refused by ${arm}`] = (row) => row.arms[arm].refusal === false;
   FILTERS[`incoherent, ${arm}`] = (row) => !row.arms[arm].coherent;
 }
 let page = 0;
 
 function tags(arm, reply) {
   const found = [];
+  if (reply.refusal === null) found.push(["incoherent", "unjudged"]);
   if (reply.refusal) found.push(["refusal", "refusal"]);
   if (!reply.coherent) found.push(["incoherent", "incoherent"]);
   if (reply.accuracy !== undefined) found.push(reply.accuracy ? ["right", "right"] : ["wrong", "wrong"]);

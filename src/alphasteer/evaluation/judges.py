@@ -1,0 +1,84 @@
+"""Who says whether a reply refuses: refusal phrases by default, or any judge of your own."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+
+from alphasteer.errors import EvaluationError
+from alphasteer.replies import refuses
+from alphasteer.resuming import Journal
+
+Judge = Callable[[str, str], bool | None]
+"""Says of a request and its reply whether the reply refuses; None where it cannot say. May raise EvaluationError,
+which leaves the reply unjudged."""
+
+PHRASES = "phrases"
+"""The name of the default judge."""
+
+
+def by_phrases(request: str, reply: str) -> bool:
+    """The default: a coherent reply that says in its first sentences that it refuses."""
+    return refuses(reply)
+
+
+def read_judge(spec: str) -> Judge:
+    """The judge that ``phrases``, ``package.module:Name`` or ``path/to/file.py:Name`` names.
+
+    A class is made an object, without arguments; anything callable as ``judge(request, reply)`` will do.
+
+    Raises:
+        EvaluationError: if there is no such module, file or name, or it cannot be called.
+    """
+    if spec == PHRASES:
+        return by_phrases
+    where, _, name = spec.rpartition(":")
+    if not where or not name.isidentifier():
+        raise EvaluationError(f"{spec!r} names no judge; write {PHRASES}, package.module:Name or file.py:Name.")
+    module = _from_file(Path(where)) if where.endswith(".py") else _from_package(where)
+    judge = getattr(module, name, None)
+    if judge is None:
+        raise EvaluationError(f"{where} has no {name}; check the judge's name.")
+    made = judge() if isinstance(judge, type) else judge
+    if not callable(made):
+        raise EvaluationError(f"{spec} cannot be called; a judge is called with a request and its reply.")
+    called: Judge = made
+    return called
+
+
+def verdicts(judge: Judge, pairs: Iterable[tuple[str, str]], journal: Journal) -> tuple[bool | None, ...]:
+    """What a judge says of (request, reply) pairs; None where it failed.
+
+    Verdicts are kept in the journal as they come, so that none is paid for twice; failures are not.
+    """
+    found: list[bool | None] = []
+    for index, (request, reply) in enumerate(pairs):
+        if index in journal.entries:
+            found.append(bool(journal.entries[index]))
+            continue
+        try:
+            verdict = judge(request, reply)
+        except EvaluationError:
+            verdict = None
+        if verdict is not None:
+            verdict = bool(verdict)
+            journal.add({index: verdict})
+        found.append(verdict)
+    return tuple(found)
+
+
+def _from_file(path: Path) -> ModuleType:
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    if found is None or found.loader is None or not path.is_file():
+        raise EvaluationError(f"{path} is no Python file; check the judge's path.")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def _from_package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EvaluationError(f"The judge's module {name} cannot be imported ({error}); install or mend it.") from error

@@ -1,0 +1,91 @@
+"""Judges: the default, a user's own, and what happens where one fails."""
+
+import pytest
+from conftest import hand_made
+
+from alphasteer.errors import EvaluationError
+from alphasteer.evaluation import Suite, evaluate, read_judge, results, verdicts
+from alphasteer.prompts import ChatTemplate, PromptSet
+from alphasteer.replies import refuses
+from alphasteer.reporting import LogReporter
+from alphasteer.resuming import Journal, Shelf
+
+OWN = """
+from alphasteer.errors import EvaluationError
+
+class Own:
+    asked = 0
+
+    def __call__(self, request, reply):
+        Own.asked += 1
+        if "odd" in request:
+            raise EvaluationError("The endpoint is asleep.")
+        return "even" in request
+
+def function(request, reply):
+    return request == reply
+
+number = 7
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+def test_the_default_goes_by_phrases():
+    judge = read_judge("phrases")
+    for reply in ("I'm sorry, but I can't help with that.", "Sure, here is what you do."):
+        assert judge("anything", reply) is refuses(reply)
+
+
+def test_a_judge_is_a_function_or_a_class_from_a_file_or_a_package(own):
+    assert read_judge(f"{own}:function")("a", "a") is True
+    assert read_judge(f"{own}:Own")("even", "") is True
+    assert read_judge("alphasteer.evaluation.judges:by_phrases")("", "I'm sorry, but I can't help with that.") is True
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mine", "names no judge"),
+        ("nowhere.to.be.found:Judge", "cannot be imported"),
+        ("{own}:Absent", "has no Absent"),
+        ("{own}:number", "cannot be called"),
+        ("missing.py:Judge", "is no Python file"),
+    ],
+)
+def test_judges_that_are_not_there_are_refused(own, spec, message):
+    with pytest.raises(EvaluationError, match=message):
+        read_judge(spec.format(own=own))
+
+
+def test_verdicts_are_kept_and_failures_are_tried_again(own, tmp_path):
+    pairs = [("even 0", "x"), ("odd 1", "x"), ("even 2", "x")]
+    judge = read_judge(f"{own}:Own")
+    path = tmp_path / "verdicts.jsonl"
+    assert verdicts(judge, pairs, Journal(path)) == (True, None, True)
+    asked = type(judge).asked
+    assert verdicts(judge, pairs, Journal(path)) == (True, None, True)
+    assert type(judge).asked == asked + 1, "only the one that failed"
+
+
+def test_what_was_not_judged_stands_in_no_share(llama, tokenizer, own, tmp_path):
+    said = []
+
+    class Listener(LogReporter):
+        def say(self, message):
+            said.append(message)
+
+    suites = [Suite("mixed", "safety", "refusal", PromptSet.of(["even 0", "odd 1", "other 2"]))]
+    arms = {"vanilla": None, "steered": hand_made(llama, ChatTemplate(tokenizer).reply_start)}
+    (outcome,) = evaluate(
+        llama, tokenizer, suites, arms, Listener(), shelf=Shelf(tmp_path), max_new_tokens=3, judge=f"{own}:Own"
+    )
+    assert outcome.marks["steered"]["refusal"] == (True, None, False)
+    found = results([outcome], model="tiny", steering=None)["suites"]["mixed"]
+    assert (found["metrics"]["steered"]["refusal"]["value"], found["unjudged"]["steered"]) == (0.5, 1)
+    assert any("could not say of 2 replies" in message for message in said)
