@@ -145,3 +145,14 @@ def test_eval_refuses_what_it_does_not_know(artefact, place):
     unknown = call("eval", artefact, "--suite", "nonesuch", "-o", place / "x")
     assert unknown.exit_code == 1
     assert "no suite 'nonesuch'" in str(unknown.exception)
+
+
+def test_score_ranks_prompts_and_says_what_would_be_steered(artefact, place):
+    result = call("score", artefact, "--prompts", place / "bad.txt", "--limit", 5, "--json", "-q")
+    assert result.exit_code == 0, (result.output, result.exception)
+    rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert len(rows) == 5
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    threshold = Steering.from_pretrained(artefact).pushes[0].gate.threshold
+    assert all((row["opened"] > 0) == (row["score"] > threshold) for row in rows)
+    assert "prompts would be steered" in call("score", artefact, "--prompts", place / "fine.txt").output

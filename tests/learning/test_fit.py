@@ -140,6 +140,14 @@ def test_validation_sources_are_held_out_whole(model):
     assert (counts["fit"], counts["held_out"]) == (0, 20)
 
 
+def test_sources_of_one_name_are_told_apart(model):
+    halves = [PromptSet.of(BENIGN[:24]), PromptSet.of(BENIGN[24:])]
+    steering = fit(model, tiny_tokenizer(), halves, PromptSet.of(HARMFUL), settings=QUICK)
+    counts = steering.record["prompts"]["benign"]
+    assert sum(source["fit"] + source["held_out"] for source in counts.values()) == len(BENIGN)
+    assert set(counts) == {"prompts", "prompts (2)"} == set(steering.record["calibration"]["opened"])
+
+
 def test_contradictions_and_duplicates_are_counted_and_said(model):
     listener = Listener()
     run(model, benign=[*BENIGN, BENIGN[0], "both sides"], harmful=[*HARMFUL, "both sides"], report=listener)

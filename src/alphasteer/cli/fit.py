@@ -24,6 +24,7 @@ def command(
     layers: Annotated[str | None, typer.Option(help="Pushed layers, such as 12-20; chosen if not given.")] = None,
     gate_layer: Annotated[int | None, typer.Option(help="The gate's layer; chosen if not given.")] = None,
     strength: Annotated[float | None, typer.Option(help="Factor on the direction; chosen if not given.")] = None,
+    directions: Annotated[str | None, typer.Option(help="refined (by gradient), or contrast: as measured.")] = None,
     benign_budget: Annotated[
         float | None, typer.Option(help="Share of held-out benign prompts that may be pushed (0.02).")
     ] = None,
@@ -55,6 +56,7 @@ def command(
         "layers": layers,
         "gate_layer": gate_layer,
         "strength": strength,
+        "directions": directions,
         "benign_budget": benign_budget,
         "starter": starter,
         "limit": limit,

@@ -1,7 +1,8 @@
 """The prompts of a fit, by source: what the gate is fitted on and what is held out to calibrate and choose."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alphasteer.errors import LearningError
 from alphasteer.learning.settings import FitSettings
@@ -73,8 +74,19 @@ def gather(
                 raise LearningError(
                     f"Only {have} {name} prompts are there to {verb}, at least {fewest} are needed; add more."
                 )
-        sides.append(tuple(sources))
+        sides.append(_told_apart(sources))
     return Examples(*sides)
+
+
+def _told_apart(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Sources of one name, such as sets made in memory, get a number each."""
+    seen: Counter[str] = Counter()
+    named = []
+    for source in sources:
+        seen[source.name] += 1
+        count = seen[source.name]
+        named.append(source if count == 1 else replace(source, name=f"{source.name} ({count})"))
+    return tuple(named)
 
 
 def _split(prompts: PromptSet, settings: FitSettings) -> Source:

@@ -1,0 +1,53 @@
+"""The gate as a detector: what it reads from prompts, without a reply."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphasteer.activations.reading import read_residual_stream
+from alphasteer.models import context_length, find_decoder
+from alphasteer.prompts import ChatTemplate, Prompt
+from alphasteer.reporting import Reporter
+from alphasteer.steering import Steering
+from alphasteer.steering.formula import gate_value
+
+
+@dataclass(frozen=True)
+class GateScores:
+    """What one gate reads at the prompts' reply starts.
+
+    Attributes:
+        layer: the gate's highest layer, where it decides.
+        score: the sum of w.h over the gate's layers, of shape (n,).
+        opened: how far it opens, of shape (n,); above 0 the reply would be steered.
+    """
+
+    layer: int
+    score: Tensor
+    opened: Tensor
+
+
+def score_prompts(
+    model: Any, tokenizer: Any, steering: Steering, prompts: Sequence[Prompt], report: Reporter
+) -> tuple[GateScores, ...]:
+    """What every gate of a steering reads from prompts; layers above the highest gate do not run.
+
+    Of gates that read above pushed layers (the paper's form), what they would read of the unsteered model.
+
+    Raises:
+        PromptError: if a prompt is longer than the model's context.
+    """
+    layers = sorted({layer for push in steering.pushes for layer in push.gate.w})
+    sequences = ChatTemplate(tokenizer).render_all(prompts, context_length(model))
+    streams = read_residual_stream(
+        model, find_decoder(model), sequences, layers, report, description="Reading the gates"
+    )
+    found = []
+    for push in steering.pushes:
+        gate = push.gate
+        score = torch.stack([streams[layer].float() @ w for layer, w in gate.w.items()]).sum(0)
+        found.append(GateScores(gate.layer, score, gate_value(score, gate.threshold, gate.ceiling)))
+    return tuple(found)
