@@ -9,8 +9,8 @@ import torch
 from conftest import hand_made
 
 from alphasteer.evaluation import Outcome, Starts, Suite, results
+from alphasteer.evaluation.evaluating import CUT
 from alphasteer.evaluation.report import render_report
-from alphasteer.evaluation.report.rendering import CUT
 from alphasteer.prompts import PromptSet
 from alphasteer.replies import Reply
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from alphasteer.activations.reading import read_residual_stream
@@ -12,7 +11,7 @@ from alphasteer.models import context_length, find_decoder
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.reporting import Reporter
 from alphasteer.steering import Steering
-from alphasteer.steering.formula import gate_value
+from alphasteer.steering.formula import gate_score, gate_value
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,6 @@ def score_prompts(
     found = []
     for push in steering.pushes:
         gate = push.gate
-        score = torch.stack([streams[layer].float() @ w for layer, w in gate.w.items()]).sum(0)
+        score = gate_score(streams, gate.w)
         found.append(GateScores(gate.layer, score, gate_value(score, gate.threshold, gate.ceiling)))
     return tuple(found)

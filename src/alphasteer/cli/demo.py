@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 KINDS = ("harmful", "jailbreak", "borderline", "benign")
 REPLY_TOKENS = 32
 SHOWN = 3
-COMPLIANCE_CUT = 60
 
 
 def command(
@@ -36,7 +35,7 @@ def command(
 
     Interrupted and run again, it goes on where it stopped.
     """
-    from alphasteer.evaluation import VANILLA, evaluate, read_suites, results
+    from alphasteer.evaluation import STARTER_SUITES, VANILLA, evaluate, read_suites, results
     from alphasteer.evaluation.pictures import draw_figures
     from alphasteer.learning import fit
     from alphasteer.models import load_model
@@ -52,7 +51,7 @@ def command(
     model, tokenizer = load_model(source, device="cpu")
     steering = fit(model, tokenizer, report=reporter, work=work)
     steering.save_pretrained(output / "steering")
-    suites = [suite for kind in KINDS for suite in read_suites(f"starter_{kind}")]
+    suites = [suite for name in STARTER_SUITES for suite in read_suites(name)]
     arms = {VANILLA: None, "steered": steering}
     outcomes = evaluate(model, tokenizer, suites, arms, reporter, shelf=Shelf(work), max_new_tokens=REPLY_TOKENS)
     fitted = {kind: starter_prompts(kind, "fit") for kind in KINDS}
@@ -97,10 +96,7 @@ def _show(found: dict[str, Any], outcomes: Sequence["Outcome"], output: Path, fu
     for outcome in outcomes:
         for index in _instructive(outcome):
             shown = [outcome.suite.prompts.prompts[index].text]
-            for arm, marks in outcome.marks.items():
-                text = outcome.replies[arm][index].text
-                cut = not full_replies and outcome.suite.kind == "safety" and not marks["refusal"][index]
-                shown.append(text[:COMPLIANCE_CUT] + " [cut]" if cut else text)
+            shown += [outcome.shown(arm, index, full_replies) for arm in outcome.replies]
             replies.add_row(*map(_plain, shown))
     console.print(replies)
     table = Table(*headings(found["arms"]), title="Held-out test prompts", title_justify="left")

@@ -9,8 +9,6 @@ import typer
 from alphasteer.cli.console import ConsoleReporter
 from alphasteer.cli.options import AsJson, Device, Dtype, Folder, Model, Quiet, load_steered, output_folder
 
-STARTER = [f"starter_{kind}" for kind in ("harmful", "jailbreak", "borderline", "benign")]
-
 
 def command(
     folder: Folder,
@@ -48,13 +46,21 @@ def command(
     """
     from dataclasses import replace
 
-    from alphasteer.evaluation import VANILLA, Arms, evaluate, markdown_table, read_starts, read_suites, results
+    from alphasteer.evaluation import (
+        STARTER_SUITES,
+        VANILLA,
+        Arms,
+        evaluate,
+        markdown_table,
+        read_starts,
+        read_suites,
+        results,
+    )
     from alphasteer.evaluation.report import render_report
     from alphasteer.resuming import Shelf, alone_in, write_whole
 
-    suites = [each for name in suite or STARTER for each in read_suites(name)]
-    if limit is not None:
-        suites = [replace(each, prompts=each.prompts.first_or_drawn(limit, seed)) for each in suites]
+    suites = [each for name in suite or STARTER_SUITES for each in read_suites(name)]
+    suites = [replace(each, prompts=each.prompts.first_or_drawn(limit, seed)) for each in suites]
     factors = _factors(sweep)
     reporter = ConsoleReporter(quiet)
     with alone_in(output_folder(output)) as work:

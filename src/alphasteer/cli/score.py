@@ -24,9 +24,7 @@ def command(
     from alphasteer.prompts import read_prompts
 
     reporter = ConsoleReporter(quiet)
-    chosen = read_prompts(prompts)
-    if limit is not None:
-        chosen = chosen.first_or_drawn(limit)
+    chosen = read_prompts(prompts).first_or_drawn(limit)
     steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
     gate = score_prompts(loaded, tokenizer, steering, chosen.prompts, reporter)[0]
     rows = sorted(zip(chosen, gate.score.tolist(), gate.opened.tolist(), strict=True), key=lambda row: -row[1])

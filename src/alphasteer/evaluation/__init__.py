@@ -10,9 +10,10 @@ from alphasteer.evaluation.judges import Judge, read_judge, verdicts
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.results import headings, markdown_table, results, table_rows
 from alphasteer.evaluation.starts import Starts, read_starts
-from alphasteer.evaluation.suites import Suite, SuiteEntry, built_in_suites, read_suites
+from alphasteer.evaluation.suites import STARTER_SUITES, Suite, SuiteEntry, built_in_suites, read_suites
 
 __all__ = [
+    "STARTER_SUITES",
     "VANILLA",
     "Arms",
     "Judge",

@@ -1,9 +1,9 @@
 """The same prompts under every arm: what is refused, what is right, and what stays the same to the last token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from alphasteer.errors import PromptError
@@ -19,6 +19,8 @@ from alphasteer.steering import Steering
 
 VANILLA = "vanilla"
 """The arm without steering, which every other one is compared with."""
+CUT = 60
+"""Characters shown of a reply that complies with a malicious request."""
 Arms = Mapping[str, Steering | None]
 """What is compared, by name; None steers nothing. ``vanilla`` is among them."""
 
@@ -40,6 +42,12 @@ class Outcome:
 
     def __len__(self) -> int:
         return len(self.suite.prompts)
+
+    def shown(self, arm: str, index: int, full_replies: bool = False) -> str:
+        """A reply's text as people see it: compliance with a malicious request is cut short unless asked for."""
+        text = self.replies[arm][index].text
+        complies = self.suite.kind == "safety" and not self.marks[arm]["refusal"][index]
+        return text[:CUT] + " [cut]" if complies and not full_replies and len(text) > CUT else text
 
     def judged(self, arm: str, metric: str) -> int:
         """How many of the arm's replies have a verdict."""
@@ -80,7 +88,18 @@ def evaluate(
     if doubled is not None:
         raise PromptError(f"Two suites are called {doubled!r}; give each a name of its own.")
     judging = read_judge(judge)
-    replies = _all_replies(model, tokenizer, suites, arms, report, shelf, max_new_tokens)
+    replies: dict[str, dict[str, tuple[Reply, ...]]] = {name: {} for name in names}
+
+    def length(suite: Suite) -> int:
+        return max_new_tokens or REPLY_TOKENS[suite.metric]
+
+    for tokens, group in groupby(sorted(suites, key=length), key=length):
+        together = list(group)  # in one go: fewer half-empty batches
+        prompts = [prompt for suite in together for prompt in suite.prompts]
+        for arm, given in _replies(model, tokenizer, prompts, arms, tokens, shelf, report):
+            remaining = iter(given)
+            for suite in together:
+                replies[suite.name][arm] = tuple(islice(remaining, len(suite.prompts)))
     outcomes = []
     counted = [(suite, len(suite.prompts)) for suite in suites]
     for suite in report.track(counted, "Judging", sum(count for _, count in counted)):
@@ -93,31 +112,6 @@ def evaluate(
     return outcomes
 
 
-def _all_replies(
-    model: Any,
-    tokenizer: Any,
-    suites: Sequence[Suite],
-    arms: Arms,
-    report: Reporter,
-    shelf: Shelf,
-    max_new_tokens: int | None,
-) -> dict[str, dict[str, tuple[Reply, ...]]]:
-    """By suite and arm."""
-    replies: dict[str, dict[str, tuple[Reply, ...]]] = {suite.name: {} for suite in suites}
-
-    def length(suite: Suite) -> int:
-        return max_new_tokens or REPLY_TOKENS[suite.metric]
-
-    for tokens, group in groupby(sorted(suites, key=length), key=length):
-        together = list(group)  # in one go: fewer half-empty batches
-        prompts = [prompt for suite in together for prompt in suite.prompts]
-        for arm, steering in arms.items():
-            given = iter(_replies(model, tokenizer, prompts, arm, steering, tokens, shelf, report))
-            for suite in together:
-                replies[suite.name][arm] = tuple(next(given) for _ in suite.prompts)
-    return replies
-
-
 def _refusals(suite: Suite, replies: Sequence[Reply], name: str, judge: Judge, shelf: Shelf) -> tuple[bool | None, ...]:
     pairs = [(prompt.text, reply.text) for prompt, reply in zip(suite.prompts, replies, strict=True)]
     kept = Journal(None) if judge is by_phrases else shelf.journal("verdicts", [name, pairs])
@@ -128,27 +122,29 @@ def _replies(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
-    arm: str,
-    steering: Steering | None,
+    arms: Arms,
     tokens: int,
     shelf: Shelf,
     report: Reporter,
-) -> list[Reply]:
+) -> Iterator[tuple[str, list[Reply]]]:
+    """Every arm's replies to the same prompts."""
     room = context_length(model)
     sequences = ChatTemplate(tokenizer).render_all(prompts, None if room is None else room - tokens)
-    identity: list[Any] = [str(model.config._name_or_path), str(model.dtype), tokens, sequences]
-    if steering is not None:
-        identity.append(steering.digest)
-    with nullcontext() if steering is None else steering.attach(model):
-        return generate_replies(
-            model,
-            tokenizer,
-            sequences,
-            report,
-            max_new_tokens=tokens,
-            journal=shelf.journal("replies", identity),
-            description=f"Replies, {arm}",
-        )
+    for arm, steering in arms.items():
+        identity: list[Any] = [str(model.config._name_or_path), str(model.dtype), tokens, sequences]
+        if steering is not None:
+            identity.append(steering.digest)
+        with nullcontext() if steering is None else steering.attach(model):
+            replies = generate_replies(
+                model,
+                tokenizer,
+                sequences,
+                report,
+                max_new_tokens=tokens,
+                journal=shelf.journal("replies", identity),
+                description=f"Replies, {arm}",
+            )
+        yield arm, replies
 
 
 def _outcome(

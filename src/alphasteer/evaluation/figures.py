@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alphasteer.steering import Steering
+from alphasteer.steering.formula import gate_score
 
 # Okabe and Ito's palette: told apart in every common form of colour blindness.
 COLOURS = {"benign": "#0072B2", "borderline": "#56B4E9", "harmful": "#D55E00", "jailbreak": "#CC79A7"}
@@ -27,10 +28,7 @@ def gate_figure(
     """
     figure, (left, right) = _axes((12, 4.2))
     gate = steering.pushes[0].gate
-    scores = {
-        name: torch.stack([by_layer[n] @ w for n, w in gate.w.items()]).sum(0).numpy()
-        for name, by_layer in activations.items()
-    }
+    scores = {name: gate_score(by_layer, gate.w).numpy() for name, by_layer in activations.items()}
     everything = np.concatenate(list(scores.values()))
     lowest, highest = map(float, np.quantile(everything, [0.002, 0.998]))
     bins = np.linspace(lowest, highest, 45)

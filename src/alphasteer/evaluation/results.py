@@ -6,13 +6,11 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from alphasteer.evaluation.evaluating import VANILLA, Outcome
 from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
-from alphasteer.evaluation.starts import Starts
-
-AllStarts = Mapping[str, Mapping[str, Starts]]
+from alphasteer.evaluation.starts import AllStarts
+from alphasteer.learning import area_under_roc
 
 FORMAT = 1
 
@@ -71,8 +69,8 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         "gates": {
             arm: {
                 "opened": float((read.opened > 0).double().mean()),
-                "auc": _auc([starts[name][arm].score for name in harmless], read.score)
-                if outcome.suite.kind == "safety"
+                "auc": area_under_roc(torch.cat([starts[name][arm].score for name in harmless]), read.score)
+                if outcome.suite.kind == "safety" and harmless
                 else None,
             }
             for arm, read in here.items()
@@ -84,17 +82,6 @@ def _paired(vanilla: Sequence[bool | None], arm: Sequence[bool | None]) -> float
     """McNemar's test on the prompts of which both replies were judged."""
     both = [(a, b) for a, b in zip(vanilla, arm, strict=True) if a is not None and b is not None]
     return mcnemar([a for a, _ in both], [b for _, b in both])
-
-
-def _auc(harmless: Sequence[Tensor], malicious: Tensor) -> float | None:
-    """The chance that a gate reads more from one of the suite's prompts than from a harmless suite's."""
-    from sklearn.metrics import roc_auc_score
-
-    if not harmless:
-        return None
-    low = torch.cat(list(harmless))
-    labels = torch.cat([torch.zeros(len(low)), torch.ones(len(malicious))])
-    return float(roc_auc_score(labels.numpy(), torch.cat([low, malicious]).numpy()))
 
 
 def _averages(outcomes: Sequence[Outcome], arm: str) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphasteer.evaluation.evaluating import Arms
 from alphasteer.evaluation.suites import Suite
-from alphasteer.prompts import ChatTemplate, batches_by_tokens
+from alphasteer.prompts import ChatTemplate, tracked_batches
 from alphasteer.replies import PrefilledPrompts
 from alphasteer.reporting import LogReporter, Reporter
 from alphasteer.resuming import Shelf
@@ -33,9 +33,13 @@ class Starts:
     opened: Tensor
 
 
+AllStarts = Mapping[str, Mapping[str, Starts]]
+"""By suite and arm."""
+
+
 def read_starts(
     model: Any, tokenizer: Any, suites: Sequence[Suite], arms: Arms, report: Reporter, *, shelf: Shelf
-) -> dict[str, dict[str, Starts]]:
+) -> AllStarts:
     """Reply starts by suite and arm, for every arm that steers.
 
     Kept on the shelf suite by suite; an interrupted reading goes on where it stopped.
@@ -74,9 +78,8 @@ def _read(
         for name in ("divergence", "score", "opened")
     }
     lengths = [len(sequence) for sequence in sequences]
-    batches = ((rows, sum(lengths[i] for i in rows)) for rows in batches_by_tokens(lengths, TOKEN_BUDGET, ROWS))
     # A batch at a time: its cache serves every arm, and then goes.
-    for rows in report.track(batches, description, sum(lengths)):
+    for rows in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), description, sum(lengths)):
         batch = [sequences[i] for i in rows]
         prompts = {
             reuse: PrefilledPrompts(model, tokenizer, batch, reply_start, LogReporter(), reuse=reuse)

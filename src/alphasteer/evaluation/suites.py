@@ -15,6 +15,8 @@ from alphasteer.prompts import Columns, Prompt, PromptSet, read_prompts
 
 Kind = Literal["safety", "over-refusal", "utility"]
 Metric = Literal["refusal", "maths", "choice", "identical"]
+STARTER_SUITES = ("starter_harmful", "starter_jailbreak", "starter_borderline", "starter_benign")
+"""What is measured when no suite is named."""
 REPLY_TOKENS: Mapping[Metric, int] = {"refusal": 48, "maths": 400, "choice": 8, "identical": 48}
 """How long replies are, by what is measured on them."""
 

@@ -6,12 +6,14 @@
 from alphasteer.learning.calibration import Calibration, benign_threshold, calibrate
 from alphasteer.learning.directions import refusal_direction
 from alphasteer.learning.fit import fit
+from alphasteer.learning.gate_choice import area_under_roc
 from alphasteer.learning.gates import fit_gate, gate_from_moments, null_space_basis
 from alphasteer.learning.settings import FitSettings, fit_settings, read_config
 
 __all__ = [
     "Calibration",
     "FitSettings",
+    "area_under_roc",
     "benign_threshold",
     "calibrate",
     "fit",

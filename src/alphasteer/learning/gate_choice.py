@@ -11,6 +11,7 @@ from alphasteer.learning.calibration import Calibration, calibrate
 from alphasteer.learning.gates import gate_from_moments
 from alphasteer.learning.readings import ByLayer
 from alphasteer.learning.settings import FitSettings
+from alphasteer.steering.formula import gate_score
 
 FALSE_OPENINGS = 0.05
 """Gates are compared by the part of the ROC curve up to this share of benign prompts."""
@@ -123,20 +124,26 @@ def _judge(
 ) -> GateCandidate:
     def score(side: Mapping[str, Activations]) -> dict[str, Tensor]:
         streams = {name: a.held_out for name, a in side.items() if len(a.held_out[fits[0][0]])}
-        return {
-            name: torch.stack([held[n] @ vector for n, vector in w.items()]).sum(0) for name, held in streams.items()
-        }
+        return {name: gate_score(held, w) for name, held in streams.items()}
 
     benign, malicious = score(examined.benign), score(examined.malicious)
     pairs = [(low, high) for low in benign.values() for high in malicious.values()]
-    partial, whole = (sum(_area(*pair, up_to) for pair in pairs) / len(pairs) for up_to in (FALSE_OPENINGS, None))
+    partial, whole = (
+        sum(area_under_roc(*pair, up_to) for pair in pairs) / len(pairs) for up_to in (FALSE_OPENINGS, None)
+    )
     calibration = calibrate(
         benign, malicious, budget=settings.benign_budget, ceiling_quantile=settings.ceiling_quantile
     )
     return GateCandidate(w, fits, partial, whole, calibration)
 
 
-def _area(low: Tensor, high: Tensor, up_to: float | None) -> float:
+def area_under_roc(low: Tensor, high: Tensor, up_to: float | None = None) -> float:
+    """The area under the ROC curve of scores that ought to be low and scores that ought to be high.
+
+    Args:
+        low, high: the scores, of shape (n,) and (m,).
+        up_to: of the curve up to this share of false openings only, standardized (McClish); None for the whole area.
+    """
     from sklearn.metrics import roc_auc_score
 
     labels = torch.cat([torch.zeros(len(low)), torch.ones(len(high))])

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from alphasteer.errors import LearningError
@@ -30,6 +29,7 @@ from alphasteer.replies import PrefilledPrompts, Reply, generate_replies, refuse
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
 from alphasteer.steering import Gate, Push, Steering
+from alphasteer.steering.formula import gate_score
 
 HIGHEST_GATE = 0.6
 """The gate reads no higher than this share of the layers, unless told to."""
@@ -158,13 +158,12 @@ class Fit:
         """Put refined directions beside those of the first contrast, learned from the requests that open the gate."""
         settings, start = self.settings, observed.contrasts[0].rule
         streams = self.readings.of([prompt for prompt, _ in observed.lessons], "malicious requests")
-        scores = torch.stack([streams[n] @ vector for n, vector in gate.w.items()]).sum(0)
-        opened = (scores > gate.calibration.threshold).tolist()
+        opened = (gate_score(streams, gate.w) > gate.calibration.threshold).tolist()
         lessons = [lesson for lesson, is_open in zip(observed.lessons, opened, strict=True) if is_open]
         if len(lessons) < FEWEST_LESSONS:
             self.report.say(f"The gate opens on {len(lessons)} requests to learn from: directions stay as they are.")
             return
-        first, last = settings.window or third_above(gate.layer, len(self.decoder))
+        first, last = self._refined_window(gate)
         trial = Trial(start, first, last, 1.0)
         prompts = self._prefilled([prompt for prompt, _ in lessons], ROWS)
         directions[f"{start}, refined"] = refine(
@@ -177,6 +176,9 @@ class Fit:
             steps=settings.steps,
             seed=settings.seed,
         )
+
+    def _refined_window(self, gate: GateCandidate) -> tuple[int, int]:
+        return self.settings.window or third_above(gate.layer, len(self.decoder))
 
     def _prefilled(self, prompts: Sequence[Prompt], rows: int | None = None) -> PrefilledPrompts:
         return PrefilledPrompts(
@@ -205,10 +207,8 @@ class Fit:
 
         rounds = [probes(settings.probes)]
         if settings.refines:
-            window = settings.window or third_above(gate.layer, len(self.decoder))
-            rules = [rule for rule in directions if set(range(window[0], window[1] + 1)) <= set(directions[rule])]
             strength = 1.0 if settings.strength is None else settings.strength
-            trials = [Trial(rule, *window, strength) for rule in rules]
+            trials = [Trial(rule, *self._refined_window(gate), strength) for rule in directions]
         else:
             trials = possible_pushes(gate.layer, len(self.decoder), list(directions), settings)
             rounds.insert(0, probes(max(1, settings.probes // 3)))

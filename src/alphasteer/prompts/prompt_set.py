@@ -96,8 +96,8 @@ class PromptSet:
         chosen = sorted(random.Random(seed).sample(range(len(self)), count))
         return PromptSet(self.name, tuple(self.prompts[i] for i in chosen), self.dropped)
 
-    def first_or_drawn(self, count: int, seed: int | None = None) -> "PromptSet":
-        """The first ``count`` prompts, or ``count`` drawn by a seed."""
+    def first_or_drawn(self, count: int | None, seed: int | None = None) -> "PromptSet":
+        """The first ``count`` prompts, or ``count`` drawn by a seed; all without a count."""
         if seed is not None:
             return self.limit(count, seed)
         return PromptSet(self.name, self.prompts[:count], self.dropped)

@@ -69,9 +69,8 @@ class PrefilledPrompts:
 
     def _prefill(self, ids: Tensor, mask: Tensor) -> Any:
         before, seen = ids[:, : -self._kept_back], mask[:, : -self._kept_back]
-        places = (seen.cumsum(1) - 1).clamp(min=0)
         return self.model(
-            input_ids=before, attention_mask=seen, position_ids=places, use_cache=True, logits_to_keep=1
+            input_ids=before, attention_mask=seen, position_ids=_places(seen), use_cache=True, logits_to_keep=1
         ).past_key_values
 
     @torch.inference_mode()
@@ -96,16 +95,8 @@ class PrefilledPrompts:
         Under whatever steering is attached now.
         """
         batch = self._batches[number]
-        new = self._kept_back if batch.cache is not None else batch.ids.shape[1]
-        logits: Tensor = self.model(
-            input_ids=batch.ids[:, -new:],
-            attention_mask=batch.mask,
-            position_ids=(batch.mask.cumsum(1) - 1).clamp(min=0)[:, -new:],
-            past_key_values=copy.deepcopy(batch.cache),
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        return logits[:, -1].float()
+        new = batch.ids if batch.cache is None else batch.ids[:, -self._kept_back :]
+        return self._logits(batch, new, batch.mask, keep=1)[:, -1]
 
     def surprise(self, number: int, replies: Sequence[Sequence[int]]) -> Tensor:
         """Mean negative log-likelihood, in nats a token, of given replies to one batch's prompts.
@@ -121,13 +112,23 @@ class PrefilledPrompts:
         # The cache ends before the reply start; a reply's last token predicts nothing that is asked for.
         run = torch.cat([batch.ids[:, -self._kept_back :], ids[:, :-1]], dim=1)
         seen = torch.cat([batch.mask, mask[:, :-1]], dim=1)
-        logits = self.model(
-            input_ids=run,
-            attention_mask=seen,
-            position_ids=(seen.cumsum(1) - 1).clamp(min=0)[:, -run.shape[1] :],
+        logits = self._logits(batch, run, seen, keep=ids.shape[1])
+        surprise = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+        return (surprise * mask).sum() / mask.sum()
+
+    def _logits(self, batch: _Batch, new: Tensor, mask: Tensor, keep: int) -> Tensor:
+        """Float32 logits after the last ``keep`` of the new tokens, run on a copy of the kept cache."""
+        logits: Tensor = self.model(
+            input_ids=new,
+            attention_mask=mask,
+            position_ids=_places(mask)[:, -new.shape[1] :],
             past_key_values=copy.deepcopy(batch.cache),
             use_cache=True,
-            logits_to_keep=ids.shape[1],
+            logits_to_keep=keep,
         ).logits
-        surprise = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
-        return (surprise * mask).sum() / mask.sum()
+        return logits.float()
+
+
+def _places(mask: Tensor) -> Tensor:
+    """Position ids of left-padded rows."""
+    return (mask.cumsum(1) - 1).clamp(min=0)

@@ -1,6 +1,19 @@
-"""The one formula, in the one place: every engine that steers calls these two functions."""
+"""The one formula, in the one place: every engine that steers calls these functions."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
+
+
+def gate_score(streams: Mapping[int, Tensor], w: Mapping[int, Tensor]) -> Tensor:
+    """What a gate reads: the sum of w.h over its layers.
+
+    Args:
+        streams: residual streams by layer, each of shape (n, d).
+        w: the gate's read-out by layer, each of shape (d,).
+    """
+    return torch.stack([streams[layer] @ vector for layer, vector in w.items()]).sum(0)
 
 
 def gate_value(score: Tensor, threshold: float | None, ceiling: float | None) -> Tensor:

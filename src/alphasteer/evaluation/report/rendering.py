@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from alphasteer.evaluation.evaluating import Arms, Outcome
-from alphasteer.evaluation.starts import Starts
-
-CUT = 60
-"""Characters shown of a reply that complies with a malicious request."""
+from alphasteer.evaluation.starts import AllStarts
 
 
 def render_report(
     found: Mapping[str, Any],
     outcomes: Sequence[Outcome],
-    starts: Mapping[str, Mapping[str, Starts]],
+    starts: AllStarts,
     arms: Arms,
     *,
     full_replies: bool = False,
@@ -57,9 +54,7 @@ def render_report(
     )
 
 
-def _gates(
-    outcomes: Sequence[Outcome], starts: Mapping[str, Mapping[str, Starts]], arms: Arms
-) -> dict[str, dict[str, Any]]:
+def _gates(outcomes: Sequence[Outcome], starts: AllStarts, arms: Arms) -> dict[str, dict[str, Any]]:
     gates = {}
     for arm, steering in arms.items():
         if steering is not None and starts:
@@ -72,10 +67,7 @@ def _gates(
 def _rows(outcome: Outcome, full_replies: bool) -> list[dict[str, Any]]:
     def reply(arm: str, index: int) -> dict[str, Any]:
         marks = {metric: values[index] for metric, values in outcome.marks[arm].items()}
-        text = outcome.replies[arm][index].text
-        if outcome.suite.kind == "safety" and not marks["refusal"] and not full_replies and len(text) > CUT:
-            text = text[:CUT] + " [cut]"
-        return {"text": text, **marks}
+        return {"text": outcome.shown(arm, index, full_replies), **marks}
 
     return [
         {"id": prompt.id, "prompt": prompt.text, "arms": {arm: reply(arm, index) for arm in outcome.replies}}
