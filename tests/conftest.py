@@ -72,6 +72,17 @@ def tiny_tokenizer(template: str = CHATML):
     return tokenizer
 
 
+def let_letters_refuse(patch, *modules, every=2):
+    """A random model writes no language: let the sum of a reply's letters decide whether it refuses, or answers."""
+
+    def refuses(text):
+        return sum(map(ord, text)) % every == 0
+
+    for module in modules:
+        patch.setattr(f"alphasteer.{module}.refuses", refuses)
+        patch.setattr(f"alphasteer.{module}.answers", lambda text: not refuses(text))
+
+
 def hand_made(model, marker, *, positions="reply_start", strength=1.0, threshold=None, ceiling=None, seed=1):
     """One gate at layer 1 that drives layers 1 to 3, or a linear gate a layer for the paper's form."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from conftest import let_letters_refuse, tiny_model, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import alphasteer.learning.contrast as contrast
 from alphasteer.baselines import BASELINES, fit_baseline
 from alphasteer.baselines.cast import best_f1
 from alphasteer.baselines.directions import principal
@@ -28,11 +27,7 @@ SETTINGS = FitSettings(starter=False, replies=48, reply_tokens=4)
 
 @pytest.fixture
 def evidence(monkeypatch):
-    """A random model writes no language: let the sum of its letters decide whether it refuses."""
-    monkeypatch.setattr(contrast, "refuses", lambda text: sum(map(ord, text)) % 2 == 0)
-    monkeypatch.setattr(contrast, "is_coherent", lambda text: True)
-    monkeypatch.setattr("alphasteer.baselines.surgical.refuses", lambda text: sum(map(ord, text)) % 2 == 0)
-    monkeypatch.setattr("alphasteer.baselines.surgical.is_coherent", lambda text: True)
+    let_letters_refuse(monkeypatch, "learning.contrast", "baselines.surgical")
     model = tiny_model("Llama")
     examples = gather([PromptSet.of(BENIGN, "b")], [PromptSet.of(HARMFUL, "h")], SETTINGS, LogReporter())
     return Evidence(model, tiny_tokenizer(), examples, SETTINGS, LogReporter(), Shelf())
@@ -178,9 +173,7 @@ def test_the_papers_form_has_a_hard_null_space_gate_a_layer(evidence):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_strength_is_the_one_that_does_most_good_on_held_out_prompts(evidence, monkeypatch, name):
-    words = lambda text: sum(map(ord, text)) % 3 == 0  # noqa: E731
-    monkeypatch.setattr("alphasteer.baselines.strength.refuses", words)
-    monkeypatch.setattr("alphasteer.baselines.strength.is_coherent", lambda text: True)
+    let_letters_refuse(monkeypatch, "baselines.strength", every=3)
     steering = fit_baseline(name, evidence)
     trials = steering.record["trials"]
     assert {(tuple(t["window"]), t["strength"]) for t in trials} == {(w, s) for w in windows(4) for s in STRENGTHS}

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from conftest import tiny_model, tiny_tokenizer
+from conftest import let_letters_refuse, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
-import alphasteer.learning.contrast as contrast
 from alphasteer.cli import main as cli
 from alphasteer.cli.options import output_folder
 from alphasteer.resuming import alone_in
@@ -36,8 +35,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def artefact(place):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrast, "refuses", lambda text: sum(map(ord, text)) % 2 == 0)
-        patch.setattr(contrast, "is_coherent", lambda text: True)
+        let_letters_refuse(patch, "learning.contrast")
         result = call("fit", "--config", place / "fit.yaml", "--strength", "0.7", "-o", place / "out", "--json", "-q")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["settings"]["strength"] == 0.7, "a flag wins over the config"
@@ -138,12 +136,8 @@ def test_eval_compares_with_baselines_and_other_artefacts(artefact, place):
     options = ["--limit", 3, "--max-new-tokens", 4, "-o", place / "arms", "-q"]
     arms = ["--arm", "steered", "--arm", "refusal_vector", "--arm", f"twin={artefact}"]
 
-    def refuse_some(patch):
-        patch.setattr(contrast, "refuses", lambda text: sum(map(ord, text)) % 2 == 0)
-        patch.setattr(contrast, "is_coherent", lambda text: True)
-
     with pytest.MonkeyPatch.context() as patch:
-        refuse_some(patch)
+        let_letters_refuse(patch, "learning.contrast")
         first = call("eval", artefact, *suites, *options, *arms, "--format", "json")
     assert first.exit_code == 0, (first.output, first.exception)
     found = json.loads(first.stdout.splitlines()[-1])

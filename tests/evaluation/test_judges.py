@@ -121,10 +121,11 @@ def test_a_judge_whose_file_has_changed_is_asked_anew(llama, tokenizer, own, tmp
 
 def test_refusal_phrases_in_noise_are_no_refusal(llama, tokenizer, monkeypatch):
     """The unsteered model is asked whether another arm's reply is language; what it says decides."""
-    said = iter(
-        [Reply((1, 2), "Sure, here is what you do."), Reply((3, 4), "I'm sorry, but I can't help with that.")] * 2
-    )
-    monkeypatch.setattr("alphasteer.evaluation.evaluating.generate_replies", lambda *_, **__: [next(said)])
+    said = {
+        "vanilla": [Reply((1, 2), "Sure, here is what you do.")],
+        "steered": [Reply((3, 4), "I'm sorry, but I can't help with that.")],
+    }
+    monkeypatch.setattr("alphasteer.evaluation.evaluating.compare_replies", lambda *_, **__: said)
     suites = [Suite("bad", "safety", "refusal", PromptSet.of(["steal"]))]
     arms = {"vanilla": None, "steered": hand_made(llama, ChatTemplate(tokenizer).reply_start)}
     for surprise, refused in ((1.0, True), (9.0, False)):

@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from conftest import let_letters_refuse, tiny_model, tiny_tokenizer
 
-import alphasteer.learning.contrast as contrast
 from alphasteer.errors import LearningError, PromptError
 from alphasteer.learning import FitSettings, fit
 from alphasteer.models import fingerprint
@@ -28,9 +27,7 @@ class Listener(LogReporter):
 
 @pytest.fixture(autouse=True)
 def some_replies_refuse(monkeypatch):
-    """A random model writes no language: let the sum of its letters decide whether it refuses."""
-    monkeypatch.setattr(contrast, "refuses", lambda text: sum(map(ord, text)) % 2 == 0)
-    monkeypatch.setattr(contrast, "is_coherent", lambda text: True)
+    let_letters_refuse(monkeypatch, "learning.contrast")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +112,7 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(model, tmp_path):
         run(model, work=tmp_path, report=Stopping())
     read = [path.name for path in tmp_path.iterdir()]
     assert any(name.startswith("activations") for name in read)
-    assert any(name.startswith("short-replies") for name in read)
+    assert any(name.startswith("replies") for name in read)
     ran = []
     handle = model.model.layers[0].register_forward_hook(lambda *_: ran.append(1))
     run(model, work=tmp_path)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from conftest import hand_made
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.replies import PrefilledPrompts, generate_replies
@@ -43,6 +45,25 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(llama, tokenizer, sequence
     assert generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6, journal=done) == whole
     handle.remove()
     assert not ran, "what is known whole is not generated again"
+
+
+def test_prefilled_prompts_of_any_architecture_reply_as_prompts_do(any_model, tokenizer, sequences):
+    """Also where what all prompts begin with ran once for all, and where a sliding window forbids that."""
+    marker = ChatTemplate(tokenizer).reply_start
+    plain = generate_replies(any_model, tokenizer, sequences, REPORT, max_new_tokens=6)
+    ran = []
+    handle = any_model.register_forward_pre_hook(
+        lambda _, __, inputs: ran.append(inputs["input_ids"]), with_kwargs=True
+    )
+    prefilled = PrefilledPrompts(any_model, tokenizer, sequences, marker, REPORT)
+    handle.remove()
+    assert prefilled.replies(6) == plain
+    cache = DynamicCache(config=any_model.config)
+    once = all(type(layer) is DynamicLayer for layer in cache.layers)
+    assert [ids.shape[0] for ids in ran] == ([1, 5] if once else [5])
+    with hand_made(any_model, marker).attach(any_model):
+        steered = generate_replies(any_model, tokenizer, sequences, REPORT, max_new_tokens=6)
+        assert prefilled.replies(6) == steered
 
 
 @pytest.mark.parametrize("positions", ["reply_start", "prompt"])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphasteer.models import Decoder, residual_of
+from alphasteer.models import Decoder, residual_of, shareable_cache
 from alphasteer.prompts import common_prefix_length, pad, tracked_batches
 from alphasteer.reporting import Reporter
 
@@ -68,12 +68,9 @@ def read_residual_stream(
 
 def _read_prefix(model: Any, decoder: Decoder, ids: Sequence[int], highest: int) -> Any:
     """The cache of the shared beginning, or None where this model's cache cannot be shared out over rows."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    cache = DynamicCache(config=model.config)
-    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
-        return None  # recurrent and hybrid models keep states that do not split at a token
+    cache = shareable_cache(model)
+    if cache is None:
+        return None
     device = decoder.device
     inputs = {"input_ids": torch.tensor([list(ids)], device=device), "past_key_values": cache, "use_cache": True}
     _run(model, decoder, inputs, [highest], torch.tensor([0], device=device))

@@ -4,7 +4,7 @@ from alphasteer.baselines.directions import means_apart
 from alphasteer.baselines.strength import Build, Window
 from alphasteer.learning import fit_settings
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.forms import gate_per_layer
+from alphasteer.learning.forms import between, gate_per_layer
 from alphasteer.learning.gate_choice import fit_candidates
 from alphasteer.steering import Steering
 
@@ -17,7 +17,6 @@ def prepare(evidence: Evidence) -> Build:
     r = means_apart(evidence)
 
     def build(window: Window, strength: float) -> Steering:
-        vectors = {n: r[n] for n in range(window[0], window[1] + 1)}
-        return gate_per_layer(gates, vectors, strength, evidence.template.reply_start)
+        return gate_per_layer(gates, between(r, *window), strength, evidence.template.reply_start)
 
     return build

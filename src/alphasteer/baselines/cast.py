@@ -14,6 +14,7 @@ from alphasteer.baselines.directions import main_components, principal
 from alphasteer.baselines.strength import Build, Window, windows
 from alphasteer.errors import LearningError
 from alphasteer.learning.evidence import Evidence
+from alphasteer.learning.forms import between
 from alphasteer.learning.gate_choice import Activations
 from alphasteer.steering import Gate, Push, Steering
 from alphasteer.steering.formula import read_out
@@ -38,7 +39,7 @@ def prepare(evidence: Evidence) -> Build:
             raise LearningError(f"No condition can be read below layer {window[0]}; the model has too few layers.")
         best = max(usable, key=lambda condition: condition.f1)
         gate = Gate({best.layer: best.w}, best.threshold, best.threshold + STEP, normalised=True)
-        push = Push(gate, {n: r[n].float() for n in range(window[0], window[1] + 1)}, strength)
+        push = Push(gate, between(r, *window), strength)
         return Steering((push,), evidence.template.reply_start, "prompt")
 
     return build

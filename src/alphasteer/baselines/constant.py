@@ -17,5 +17,5 @@ def always_open(layer: int, width: int) -> Gate:
 def ungated(evidence: Evidence, directions: Mapping[int, Tensor], strength: float) -> Steering:
     """Every prompt is pushed, at every position up to the reply's start."""
     gate = always_open(min(directions), evidence.decoder.hidden_size)
-    push = Push(gate, {layer: r.float() for layer, r in directions.items()}, strength)
+    push = Push(gate, directions, strength)
     return Steering((push,), evidence.template.reply_start, "prompt")

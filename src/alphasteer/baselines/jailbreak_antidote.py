@@ -7,6 +7,7 @@ from alphasteer.baselines.constant import ungated
 from alphasteer.baselines.directions import main_components
 from alphasteer.baselines.strength import Build
 from alphasteer.learning.evidence import Evidence
+from alphasteer.learning.forms import between
 
 KEPT = 0.05
 """Share of the dimensions that is changed; the paper's choice."""
@@ -15,7 +16,7 @@ KEPT = 0.05
 def prepare(evidence: Evidence) -> Build:
     """``h' = h + strength * (m * r)``: r the first principal component of refused and complied, m its largest 5 %."""
     r = {n: sparse(vector) for n, vector in main_components(evidence).items()}
-    return lambda window, strength: ungated(evidence, {n: r[n] for n in range(window[0], window[1] + 1)}, strength)
+    return lambda window, strength: ungated(evidence, between(r, *window), strength)
 
 
 def sparse(r: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from alphasteer.baselines.constant import ungated
 from alphasteer.baselines.directions import means_apart
 from alphasteer.baselines.strength import Build
 from alphasteer.learning.evidence import Evidence
+from alphasteer.learning.forms import between
 
 
 def prepare(evidence: Evidence) -> Build:
     """``h' = h + strength * r`` on every prompt, r the mean of refused minus the mean of complied requests."""
     r = means_apart(evidence)
-    return lambda window, strength: ungated(evidence, {n: r[n] for n in range(window[0], window[1] + 1)}, strength)
+    return lambda window, strength: ungated(evidence, between(r, *window), strength)

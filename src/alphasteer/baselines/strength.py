@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from alphasteer.learning.evidence import Evidence
-from alphasteer.replies import Reply, is_coherent, refuses
+from alphasteer.replies import Reply, answers, refuses
 from alphasteer.steering import Steering
 
 Window = tuple[int, int]
@@ -60,9 +60,8 @@ def choose_strength(name: str, build: Build, evidence: Evidence) -> Steering:
     for window in windows(len(evidence.decoder)):
         for strength in STRENGTHS:
             steering = build(window, strength)
-            with steering.attach(evidence.model):
-                title = f"probes, {name} {window[0]}-{window[1]} x{strength:g}"
-                replies = evidence.short_replies([*malicious, *benign], title, [steering.digest])
+            title = f"probes, {name} {window[0]}-{window[1]} x{strength:g}"
+            replies = evidence.short_replies([*malicious, *benign], title, steering)
             refused = sum(refuses(reply.text) for reply in replies[: len(malicious)]) / len(malicious)
             spoilt = share_spoilt(unsteered[len(malicious) :], replies[len(malicious) :])
             trials.append(Trial(window, strength, refused, spoilt))
@@ -85,9 +84,5 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 def share_spoilt(unsteered: Sequence[Reply], steered: Sequence[Reply]) -> float:
     """The share of replies that were answers and now are refusals or no language."""
-
-    def answers(reply: Reply) -> bool:
-        return is_coherent(reply.text) and not refuses(reply.text)
-
-    spoilt = [answers(a) and not answers(b) for a, b in zip(unsteered, steered, strict=True)]
+    spoilt = [answers(a.text) and not answers(b.text) for a, b in zip(unsteered, steered, strict=True)]
     return sum(spoilt) / max(1, len(spoilt))

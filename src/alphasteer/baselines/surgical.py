@@ -14,8 +14,9 @@ from alphasteer.baselines.directions import means_apart
 from alphasteer.baselines.strength import Build
 from alphasteer.learning import refusal_direction
 from alphasteer.learning.evidence import Evidence
+from alphasteer.learning.forms import between
 from alphasteer.prompts import Prompt
-from alphasteer.replies import is_coherent, refuses
+from alphasteer.replies import answers, refuses
 
 FEWEST = 8
 FURTHEST = 0.1
@@ -26,7 +27,7 @@ def prepare(evidence: Evidence) -> Build:
     """``h' = h + strength * r'`` on every prompt, r' orthogonal to the direction of false refusal."""
     r, false = means_apart(evidence), false_refusal(evidence)
     clean = {n: without(r[n], false[n]) for n in evidence.readings.layers}
-    return lambda window, strength: ungated(evidence, {n: clean[n] for n in range(window[0], window[1] + 1)}, strength)
+    return lambda window, strength: ungated(evidence, between(clean, *window), strength)
 
 
 def without(r: Tensor, false: Tensor) -> Tensor:
@@ -42,13 +43,9 @@ def false_refusal(evidence: Evidence) -> Mapping[int, Tensor]:
     if len(refused) < FEWEST:
         refused = _furthest(evidence, benign)
     kept = {prompt.key for prompt in refused}
-    answered = [p for p, a in zip(benign, replies, strict=True) if p.key not in kept and _answers(a.text)]
+    answered = [p for p, a in zip(benign, replies, strict=True) if p.key not in kept and answers(a.text)]
     high, low = (evidence.readings.of(side, "benign prompts") for side in (refused, answered))
     return {n: refusal_direction(high[n], low[n]) for n in evidence.readings.layers}
-
-
-def _answers(text: str) -> bool:
-    return is_coherent(text) and not refuses(text)
 
 
 def _furthest(evidence: Evidence, benign: Sequence[Prompt]) -> list[Prompt]:

@@ -1,7 +1,6 @@
 """The same prompts under every arm: what is refused, what is right, and what stays the same to the last token."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import Any
@@ -12,9 +11,9 @@ from alphasteer.evaluation.judges import PHRASES, Judge, by_phrases, identity, r
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.preferences import wins
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
-from alphasteer.models import context_length
+from alphasteer.models import context_length, model_fields
 from alphasteer.prompts import ChatTemplate, Prompt
-from alphasteer.replies import MOST_SURPRISE, Reply, generate_replies, is_coherent, surprises
+from alphasteer.replies import MOST_SURPRISE, Reply, compare_replies, is_coherent, surprises
 from alphasteer.reporting import LogReporter, Reporter
 from alphasteer.resuming import Journal, Shelf
 
@@ -99,7 +98,7 @@ def evaluate(
     for tokens, group in groupby(sorted(suites, key=length), key=length):
         together = list(group)  # in one go: fewer half-empty batches
         prompts = [prompt for suite in together for prompt in suite.prompts]
-        for arm, given in _replies(model, tokenizer, prompts, arms, tokens, shelf, report):
+        for arm, given in _replies(model, tokenizer, prompts, arms, tokens, shelf, report).items():
             remaining = iter(given)
             for suite in together:
                 replies[suite.name][arm] = tuple(islice(remaining, len(suite.prompts)))
@@ -145,7 +144,7 @@ def _fluent(
     """
     own = set(replies[VANILLA])
     other = list(dict.fromkeys(reply for given in replies.values() for reply in given if reply not in own))
-    key = [str(model.config._name_or_path), str(model.dtype), [reply.tokens for reply in other]]
+    key = [model_fields(model)["weights"], str(model.dtype), [reply.tokens for reply in other]]
     found = surprises(model, tokenizer, other, LogReporter(), journal=shelf.journal("surprises", key))
     noise = {reply for reply, value in zip(other, found, strict=True) if value > MOST_SURPRISE}
     return {arm: tuple(reply not in noise for reply in given) for arm, given in replies.items()}
@@ -159,25 +158,20 @@ def _replies(
     tokens: int,
     shelf: Shelf,
     report: Reporter,
-) -> Iterator[tuple[str, list[Reply]]]:
+) -> dict[str, list[Reply]]:
     """Every arm's replies to the same prompts."""
-    room = context_length(model)
-    sequences = ChatTemplate(tokenizer).render_all(prompts, None if room is None else room - tokens)
-    for arm, steering in arms.items():
-        identity: list[Any] = [str(model.config._name_or_path), str(model.dtype), tokens, sequences]
-        if steering is not None:
-            identity.append(steering.digest)
-        with nullcontext() if steering is None else steering.attach(model):
-            replies = generate_replies(
-                model,
-                tokenizer,
-                sequences,
-                report,
-                max_new_tokens=tokens,
-                journal=shelf.journal("replies", identity),
-                description=f"Replies, {arm}",
-            )
-        yield arm, replies
+    room, template = context_length(model), ChatTemplate(tokenizer)
+    return compare_replies(
+        model,
+        tokenizer,
+        template.render_all(prompts, None if room is None else room - tokens),
+        template.reply_start,
+        arms,
+        report,
+        max_new_tokens=tokens,
+        shelf=shelf,
+        description=f"Replies of up to {tokens} tokens, {len(arms)} arms",
+    )
 
 
 def _outcome(

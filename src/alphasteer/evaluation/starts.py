@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alphasteer.evaluation.arms import Arms
 from alphasteer.evaluation.suites import Suite
-from alphasteer.models import Decoder, find_decoder, residual_of
+from alphasteer.models import Decoder, find_decoder, model_fields, residual_of
 from alphasteer.prompts import ChatTemplate, tracked_batches
 from alphasteer.replies import PrefilledPrompts
 from alphasteer.reporting import LogReporter, Reporter
@@ -57,8 +57,8 @@ def read_starts(
     found: dict[str, dict[str, Starts]] = {}
     for suite in suites if steerings else ():
         sequences = template.render_all(suite.prompts.prompts)
-        base = [str(model.config._name_or_path), str(model.dtype), sequences]
-        identity = [*base, *(steering.digest for steering in steerings.values())]
+        digests = [steering.digest for steering in steerings.values()]
+        identity = [model_fields(model)["weights"], str(model.dtype), sequences, *digests]
 
         def compute(sequences: Sequence[Sequence[int]] = sequences, name: str = suite.name) -> dict[str, Tensor]:
             return _read(model, tokenizer, sequences, template.reply_start, steerings, f"Reply starts, {name}", report)

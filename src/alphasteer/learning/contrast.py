@@ -7,7 +7,7 @@ from typing import Any
 
 from alphasteer.errors import LearningError
 from alphasteer.prompts import Prompt
-from alphasteer.replies import Reply, is_coherent, refuses
+from alphasteer.replies import Reply, answers, refuses
 from alphasteer.reporting import Reporter
 
 FEWEST = 8
@@ -112,7 +112,7 @@ def _lessons(malicious: Sequence[Prompt], refusals: Mapping[str, Reply], seed: i
 def _sort(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     pairs = [(prompt, reply.text) for prompt, reply in zip(prompts, replies, strict=True)]
     refused = tuple(prompt for prompt, text in pairs if refuses(text))
-    return refused, tuple(prompt for prompt, text in pairs if is_coherent(text) and not refuses(text))
+    return refused, tuple(prompt for prompt, text in pairs if answers(text))
 
 
 def _told_to_refuse(prompt: Prompt) -> Prompt:

@@ -14,9 +14,10 @@ from alphasteer.learning.readings import ByLayer, Readings
 from alphasteer.learning.settings import FitSettings
 from alphasteer.models import Fingerprint, check_decoder, context_length, find_decoder, fingerprint
 from alphasteer.prompts import ChatTemplate, Prompt, union
-from alphasteer.replies import Reply, generate_replies
+from alphasteer.replies import Reply, compare_replies
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
+from alphasteer.steering import Steering
 
 
 class Evidence:
@@ -90,23 +91,21 @@ class Evidence:
         kept = [source.held_out.limit(share, self.settings.seed) for source in sources if len(source.held_out)]
         return union(kept, "probes").prompts
 
-    def short_replies(self, prompts: Sequence[Prompt], name: str, identity: Sequence[Any] = ()) -> list[Reply]:
-        """Greedy replies of ``settings.reply_tokens``, under whatever steering is attached now, kept on the shelf.
+    def short_replies(self, prompts: Sequence[Prompt], name: str, steering: Steering | None = None) -> list[Reply]:
+        """Greedy replies of ``settings.reply_tokens``, perhaps under a steering, kept on the shelf.
 
         Args:
             name: what the progress bar calls the prompts.
-            identity: what tells the attached steering from others, such as its digest.
         """
-        sequences = self.template.render_all(prompts, context_length(self.model))
-        tokens = self.settings.reply_tokens
-        return generate_replies(
+        (replies,) = compare_replies(
             self.model,
             self.tokenizer,
-            sequences,
+            self.template.render_all(prompts, context_length(self.model)),
+            self.template.reply_start,
+            {name: steering},
             self.report,
-            max_new_tokens=tokens,
-            journal=self.shelf.journal(
-                "short-replies", [self.fingerprint.weights, str(self.model.dtype), tokens, sequences, *identity]
-            ),
+            max_new_tokens=self.settings.reply_tokens,
+            shelf=self.shelf,
             description=f"Short replies to {name}",
-        )
+        ).values()
+        return replies

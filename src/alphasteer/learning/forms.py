@@ -13,7 +13,7 @@ def one_gate(
 ) -> Steering:
     """The default: one calibrated gate decides, every layer of ``directions`` is pushed, at reply starts only."""
     decides = Gate(gate.w, gate.calibration.threshold, gate.calibration.ceiling)
-    return Steering((Push(decides, _single(directions), strength),), tuple(reply_start))
+    return Steering((Push(decides, directions, strength),), tuple(reply_start))
 
 
 def gate_per_layer(
@@ -21,10 +21,11 @@ def gate_per_layer(
 ) -> Steering:
     """The paper's: each pushed layer has a linear gate of its own (its best), at every prompt position."""
     by_layer = {candidate.layer: candidate for candidate in best_by_layer(gates)}
-    vectors = {layer: r for layer, r in _single(directions).items() if layer in by_layer}
+    vectors = {layer: r for layer, r in directions.items() if layer in by_layer}
     pushes = [Push(Gate(by_layer[layer].w), {layer: r}, strength) for layer, r in vectors.items()]
     return Steering(tuple(pushes), tuple(reply_start), "prompt")
 
 
-def _single(directions: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    return {layer: r.float() for layer, r in sorted(directions.items())}
+def between(directions: Mapping[int, Tensor], first: int, last: int) -> dict[int, Tensor]:
+    """The directions of a window of layers, both ends included, in the artefact's float32."""
+    return {layer: directions[layer].float() for layer in range(first, last + 1)}

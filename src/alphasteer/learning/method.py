@@ -6,7 +6,7 @@ from torch import Tensor
 
 from alphasteer.errors import LearningError
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.forms import gate_per_layer, one_gate
+from alphasteer.learning.forms import between, gate_per_layer, one_gate
 from alphasteer.learning.gate_choice import Examined, GateCandidate, combine_layers, fit_candidates
 from alphasteer.learning.push_choice import Trial, choose_push, possible_pushes, third_above
 from alphasteer.learning.readings import ByLayer
@@ -106,7 +106,7 @@ class Fit:
             self.model,
             prompts,
             [reply.tokens for _, reply in lessons],
-            {n: directions[start][n] for n in range(first, last + 1)},
+            between(directions[start], first, last),
             lambda vectors: self._build(trial, gate, (), {start: vectors}),
             self.report,
             steps=settings.steps,
@@ -163,7 +163,7 @@ class Fit:
         directions: Mapping[str, Mapping[int, Tensor]],
     ) -> Steering:
         """The preset's form, pushing this trial's window."""
-        vectors = {n: directions[trial.rule][n] for n in range(trial.first, trial.last + 1)}
+        vectors = between(directions[trial.rule], trial.first, trial.last)
         if self.settings.preset == "default":
             return one_gate(gate, vectors, trial.strength, self.evidence.template.reply_start)
         return gate_per_layer(singles, vectors, trial.strength, self.evidence.template.reply_start)

@@ -3,6 +3,7 @@
 ``load_model(source)`` gives model and tokenizer; ``find_decoder(model)`` the layers; ``fingerprint`` its identity.
 """
 
+from alphasteer.models.caches import shareable_cache
 from alphasteer.models.decoder import Decoder, check_decoder, find_decoder, residual_of, with_residual
 from alphasteer.models.fingerprint import Fingerprint, fingerprint, model_fields
 from alphasteer.models.loading import context_length, load_model
@@ -17,5 +18,6 @@ __all__ = [
     "load_model",
     "model_fields",
     "residual_of",
+    "shareable_cache",
     "with_residual",
 ]

@@ -55,6 +55,11 @@ def refuses(reply: str) -> bool:
     return bool(_REFUSAL.search(opening)) and is_coherent(reply)
 
 
+def answers(reply: str) -> bool:
+    """Whether a reply goes along with what was asked: it is language, and no refusal."""
+    return is_coherent(reply) and not refuses(reply)
+
+
 def is_coherent(reply: str) -> bool:
     """Whether a reply reads as language: at least three words, not the same few over and over, not in many scripts.
 

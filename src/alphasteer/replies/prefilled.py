@@ -1,7 +1,8 @@
 """Prompts whose key-value cache is kept, to try many steerings on them for the price of the replies alone.
 
 A steering that acts at reply starts only leaves everything before them as it was, so the cache of the prompts up
-to there is the same for every such steering.
+to there is the same for every such steering. What all the prompts share at their beginning (the template's system
+prompt) runs once.
 """
 
 import copy
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphasteer.prompts import pad, tracked_batches
+from alphasteer.models import shareable_cache
+from alphasteer.prompts import common_prefix_length, pad, tracked_batches
 from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply, decoded, filler_token, greedy
 from alphasteer.reporting import Reporter
 
@@ -40,7 +42,7 @@ class PrefilledPrompts:
         reuse: bool = True,
         rows: int | None = None,
     ) -> None:
-        """Run all prompts but for their last ``len(reply_start)`` tokens, unsteered.
+        """Run all prompts but for their last ``len(reply_start)`` tokens; unsteered, if nothing is attached.
 
         Args:
             sequences: token ids, each ending with the reply start.
@@ -51,12 +53,14 @@ class PrefilledPrompts:
         self.model, self.tokenizer, self.count = model, tokenizer, len(sequences)
         self._filler, self._kept_back = filler_token(tokenizer), len(reply_start)
         lengths = [len(sequence) for sequence in sequences]
+        shared = self._shared(sequences) if reuse else None
 
         self._batches = []
         tracked = tracked_batches(lengths, TOKEN_BUDGET, rows or ROWS)
         for batch in report.track(tracked, "Running the probe prompts", sum(lengths)):
-            ids, mask = self._padded([sequences[i] for i in batch], "left")
-            self._batches.append(_Batch(batch, ids, mask, self._prefill(ids, mask) if reuse else None))
+            chosen = [sequences[i] for i in batch]
+            ids, mask = self._padded(chosen, "left") if shared is None else self._padded_after(chosen, shared)
+            self._batches.append(_Batch(batch, ids, mask, self._prefill(ids, mask, shared) if reuse else None))
 
     @property
     def batches(self) -> list[list[int]]:
@@ -67,10 +71,38 @@ class PrefilledPrompts:
         ids, mask = pad(sequences, side=side, fill=self._filler)
         return ids.to(self.model.device), mask.to(self.model.device)
 
-    def _prefill(self, ids: Tensor, mask: Tensor) -> Any:
-        before, seen = ids[:, : -self._kept_back], mask[:, : -self._kept_back]
+    def _shared(self, sequences: Sequence[Sequence[int]]) -> Any:
+        """The cache of what all sequences begin with, or None where there is none to share."""
+        if len(sequences) < 2:
+            return None
+        length = common_prefix_length([sequence[: -self._kept_back] for sequence in sequences])
+        cache = shareable_cache(self.model, sliding=False)
+        if cache is None or length < 1:
+            return None
+        ids = torch.tensor([list(sequences[0][:length])], device=self.model.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _padded_after(self, sequences: Sequence[Sequence[int]], shared: Any) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of rows whose padding stands after what they share."""
+        length = shared.get_seq_length()
+        ids, mask = self._padded([sequence[length:] for sequence in sequences], "left")
+        beginning = torch.tensor(list(sequences[0][:length]), device=ids.device).expand(len(sequences), -1)
+        return torch.cat([beginning, ids], dim=1), torch.cat([torch.ones_like(beginning), mask], dim=1)
+
+    def _prefill(self, ids: Tensor, mask: Tensor, shared: Any) -> Any:
+        cache, known = copy.deepcopy(shared), 0
+        if shared is not None:
+            known = shared.get_seq_length()
+            cache.batch_repeat_interleave(len(ids))
+        seen = mask[:, : -self._kept_back]
         return self.model(
-            input_ids=before, attention_mask=seen, position_ids=_places(seen), use_cache=True, logits_to_keep=1
+            input_ids=ids[:, known : -self._kept_back],
+            attention_mask=seen,
+            position_ids=_places(seen)[:, known:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         ).past_key_values
 
     @torch.inference_mode()
@@ -130,5 +162,5 @@ class PrefilledPrompts:
 
 
 def _places(mask: Tensor) -> Tensor:
-    """Position ids of left-padded rows."""
+    """Position ids of rows that are padded before their end."""
     return (mask.cumsum(1) - 1).clamp(min=0)

@@ -1,0 +1,55 @@
+"""The same prompts under several steerings, batch by batch: what they share runs once."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from alphasteer.models import model_fields
+from alphasteer.prompts import tracked_batches
+from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply
+from alphasteer.replies.prefilled import PrefilledPrompts
+from alphasteer.reporting import LogReporter, Reporter
+from alphasteer.resuming import Shelf
+from alphasteer.steering import Steering
+
+
+def compare_replies(
+    model: Any,
+    tokenizer: Any,
+    sequences: Sequence[Sequence[int]],
+    reply_start: Sequence[int],
+    arms: Mapping[str, Steering | None],
+    report: Reporter,
+    *,
+    max_new_tokens: int,
+    shelf: Shelf,
+    description: str,
+) -> dict[str, list[Reply]]:
+    """Greedy replies under each arm, in the order of the prompts; every arm gets the same batches.
+
+    Prompts run once for all arms where every arm acts at reply starts only, else once an arm: one path for all, so
+    that replies differ by the steering alone. Replies are kept on the shelf batch by batch. A batch is generated again
+    unless it is known whole, so every batch holds the same prompts in every run.
+
+    Args:
+        sequences: the rendered prompts' token ids, each ending with the reply start.
+        arms: steerings by name, None for the model as it is.
+        max_new_tokens: a reply's length at most.
+    """
+    reuse = all(steering is None or steering.positions == "reply_start" for steering in arms.values())
+    same = [model_fields(model)["weights"], str(model.dtype), max_new_tokens, reuse, sequences]
+    journals = {arm: shelf.journal("replies", [*same, given and given.digest]) for arm, given in arms.items()}
+    lengths = [len(sequence) + max_new_tokens for sequence in sequences]
+    for batch in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), description, sum(lengths)):
+        missing = [arm for arm in arms if not all(i in journals[arm].entries for i in batch)]
+        if not missing:
+            continue
+        chosen = [sequences[i] for i in batch]
+        prompts = PrefilledPrompts(model, tokenizer, chosen, reply_start, LogReporter(), reuse=reuse)
+        for arm in missing:
+            steering = arms[arm]
+            with nullcontext() if steering is None else steering.attach(model):
+                replies = prompts.replies(max_new_tokens)
+            journals[arm].add({i: (reply.tokens, reply.text) for i, reply in zip(batch, replies, strict=True)})
+    found = {arm: [journal.entries[i] for i in range(len(sequences))] for arm, journal in journals.items()}
+    return {arm: [Reply(tuple(tokens), text) for tokens, text in kept] for arm, kept in found.items()}
