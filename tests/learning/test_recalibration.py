@@ -1,6 +1,7 @@
 """Thresholds set anew: what is promised of them, by simulation, for one gate and for several."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,12 @@ def test_the_given_prompts_are_altered_as_the_record_says(values, budget):
     assert found <= budget
     gate = moved.pushes[0].gate
     assert gate.threshold < gate.ceiling
+
+
+def test_the_record_forgets_what_was_measured_at_the_former_thresholds():
+    fitted = replace(steering((0.0, 1.0)), record={"validation": {"refused": 0.9}, "settings": {"seed": 3}})
+    moved = recalibrated(fitted, {"all": torch.linspace(-1, 1, 120)}, 0.05, each_group=False)
+    assert set(moved.record) == {"settings", "calibration"}
 
 
 def test_the_excess_is_above_zero_where_a_gate_opens_and_only_there():

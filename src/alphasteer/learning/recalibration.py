@@ -78,7 +78,9 @@ def recalibrated(steering: Steering, excess: Mapping[str, Tensor], budget: float
         "threshold": pushes[0].gate.threshold,
         "ceiling": pushes[0].gate.ceiling,
     }
-    return replace(steering, pushes=pushes, record={**steering.record, "calibration": calibration})
+    # What was measured at the former thresholds no longer holds.
+    record = {key: value for key, value in steering.record.items() if key != "validation"}
+    return replace(steering, pushes=pushes, record={**record, "calibration": calibration})
 
 
 def _moved(gate: Gate, shift: float) -> Gate:
