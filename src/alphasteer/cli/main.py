@@ -19,8 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, fit, calibrate, evaluation, generate, chat, serve, score, inspect):
+for command in (demo, fit, calibrate, evaluation, generate, chat, score, inspect):
     app.command(name=command.__name__.rpartition(".")[2])(command.command)
+# What follows -- is vLLM's to know.
+app.command(name="serve", context_settings={"allow_extra_args": True})(serve.command)
 # What lm_eval takes is lm_eval's to know.
 app.command(name="lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     lm_eval.command

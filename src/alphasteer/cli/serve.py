@@ -1,5 +1,8 @@
 """``alphasteer serve``: the steered model behind an OpenAI-compatible server."""
 
+import os
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +15,20 @@ from alphasteer.errors import AlphaSteerError
 KEY = "ALPHASTEER_API_KEY"
 
 
+class EngineName(StrEnum):
+    """What runs the model."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+
+
 def command(
+    context: typer.Context,
     folder: Folder,
+    engine: Annotated[
+        EngineName, typer.Option(help="auto takes vLLM where it is installed; what follows -- goes to it as it is.")
+    ] = EngineName.auto,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 for every interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where to listen.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The model's name in requests; its own if not given.")] = None,
@@ -22,14 +37,34 @@ def command(
     ] = None,
     allow_strength: Annotated[bool, typer.Option(help="Requests may set their own strength, 0 to 1.5.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Requests that share a batch at most.")] = 16,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply at most.")] = 1024,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request is given up.")] = 300.0,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Length of a reply at most; vLLM bounds prompt and reply together instead.")
+    ] = 1024,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a request is given up; not in vLLM.")
+    ] = 300.0,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Serve the steered model: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, a page at /."""
+    """Serve the steered model: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.
+
+    Without vLLM also a page to try it at /.
+    """
+    if api_key is not None and len(api_key) < 8:
+        raise typer.BadParameter("an API key has at least 8 characters.", param_hint="--api-key")
+    if engine is EngineName.auto:
+        engine = EngineName.vllm if find_spec("vllm") else EngineName.transformers
+    reporter = ConsoleReporter(quiet)
+    if engine is EngineName.vllm:
+        arguments, environment = _vllm(
+            folder, model, name, host, port, dtype, api_key, allow_strength, batch, context.args
+        )
+        reporter.say(f"Starting vLLM: {' '.join(arguments)}")
+        os.execve(arguments[0], arguments, environment)  # from here on it is vLLM's process: signals reach it
+    if context.args:
+        raise typer.BadParameter(f"{' '.join(context.args)}: only vLLM takes more options.")
     try:
         import uvicorn
 
@@ -38,9 +73,6 @@ def command(
         raise AlphaSteerError(f"The server is not installed ({error}); pip install 'alphasteer[serve]'.") from error
     from alphasteer.steering import load_steered
 
-    if api_key is not None and len(api_key) < 8:
-        raise typer.BadParameter("an API key has at least 8 characters.", param_hint="--api-key")
-    reporter = ConsoleReporter(quiet)
     reporter.say(f"Loading {folder}")
     steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
     settings = ServerSettings(
@@ -51,7 +83,42 @@ def command(
         most_tokens=max_tokens,
         seconds=timeout,
     )
-    engine = Engine(loaded, tokenizer, steering, most_rows=batch, most_waiting=settings.most_waiting)
+    running = Engine(loaded, tokenizer, steering, most_rows=batch, most_waiting=settings.most_waiting)
     reporter.say(f"Serving {settings.name} at http://{host}:{port}; Ctrl-C stops.")
     level = "warning" if quiet else "info"
-    uvicorn.run(build_app(engine, settings), host=host, port=port, log_level=level, timeout_graceful_shutdown=30)
+    uvicorn.run(build_app(running, settings), host=host, port=port, log_level=level, timeout_graceful_shutdown=30)
+
+
+def _vllm(
+    folder: str,
+    model: str | None,
+    name: str | None,
+    host: str,
+    port: int,
+    dtype: str,
+    api_key: str | None,
+    allow_strength: bool,
+    batch: int,
+    more: list[str],
+) -> tuple[list[str], dict[str, str]]:
+    """The process that serves in vLLM: its arguments and its environment."""
+    if not find_spec("vllm"):
+        raise AlphaSteerError("vLLM is not installed; pip install 'alphasteer[vllm]', or pass --engine transformers.")
+    from alphasteer.engines.vllm.serving import server_command, server_environment
+    from alphasteer.engines.vllm.settings import serving_config
+    from alphasteer.steering import Steering
+
+    fitted = Steering.from_pretrained(folder).fitted_on
+    if model is None and fitted is None:
+        raise AlphaSteerError(f"{folder} does not say which model it belongs to; name it with --model.")
+    source = model or (fitted.model_id if fitted else "")
+    arguments = server_command(
+        serving_config(folder, allow_strength=allow_strength),
+        source,
+        name=name or Path(source).name,
+        host=host,
+        port=port,
+        dtype=dtype,
+        more=["--max-num-seqs", str(batch), *more],
+    )
+    return arguments, server_environment(os.environ, api_key)

@@ -1,9 +1,11 @@
 """``fit``: what a user gives, made into examples, and the method run on them."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alphasteer.activations import self_test
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.examples import gather
 from alphasteer.learning.method import Fit
@@ -66,7 +68,9 @@ def fit(
         benign_validation=_sets(benign_validation),
         malicious_validation=_sets(harmful_validation),
     )
-    return Fit(Evidence(model, tokenizer, examples, settings, report, Shelf(work))).run()
+    steering = Fit(Evidence(model, tokenizer, examples, settings, report, Shelf(work))).run()
+    record = {**steering.record, "self_test": self_test(model, tokenizer, steering)}
+    return replace(steering, record=record)
 
 
 def _sets(prompts: Prompts, joining: Sequence[str] = ()) -> list[PromptSet]:

@@ -1,0 +1,93 @@
+"""The model loader behind ``--load-format alphasteer``: weights as ever, then the steering, or no start at all."""
+
+import copy
+from typing import Any
+
+from torch import nn
+from vllm.config import ModelConfig, VllmConfig
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+from alphasteer.engines.vllm.batches import StepFiller
+from alphasteer.engines.vllm.layers import steer_layers
+from alphasteer.engines.vllm.self_test import FILLER
+from alphasteer.engines.vllm.settings import ServingConfig, read_config
+from alphasteer.errors import SteeringError
+from alphasteer.steering import Steering
+
+
+class SteeredModelLoader(DefaultModelLoader):  # type: ignore[misc]
+    """Loads weights as the default loader does, and steers the main model's layers before anything is compiled."""
+
+    def __init__(self, load_config: Any) -> None:
+        plain = copy.copy(load_config)
+        plain.load_format = "auto"
+        super().__init__(plain)
+
+    def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
+        """The loaded model, steered.
+
+        Raises:
+            SteeringError: if the steering does not belong to the model, or vLLM runs in a way that was not tried.
+        """
+        config = read_config(vllm_config)
+        steering = Steering.from_pretrained(config.folder)
+        check_engine(vllm_config)
+        check_model(steering, config, model_config)
+        model: nn.Module = super().load_model(vllm_config, model_config, prefix)
+        if model_config is not vllm_config.model_config:
+            return model  # a draft model: what it proposes, the steered one decides
+        step = steer_layers(
+            model,
+            steering,
+            model_config.get_total_num_hidden_layers(),
+            _most_tokens(vllm_config),
+            eager=model_config.enforce_eager,
+        )
+        setattr(model, FILLER, StepFiller(step, steering.reply_start, config))
+        return model
+
+
+def check_engine(vllm_config: VllmConfig) -> None:
+    """Refuse what would leave tokens unsteered, or was never tried."""
+    parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
+    refused = {
+        "pipeline parallelism (--pipeline-parallel-size)": parallel.pipeline_parallel_size > 1,
+        "data parallelism (run several engines instead)": parallel.data_parallel_size > 1,
+        "context parallelism": parallel.prefill_context_parallel_size > 1 or parallel.decode_context_parallel_size > 1,
+        "micro-batches (--enable-dbo)": parallel.enable_dbo,
+        "asynchronous scheduling (pass --no-async-scheduling)": scheduler.async_scheduling,
+        "the second model runner (set VLLM_USE_V2_MODEL_RUNNER=0)": vllm_config.use_v2_model_runner,
+        "speculative decoding (--speculative-config)": vllm_config.speculative_config is not None,
+        "prompt embeddings (--enable-prompt-embeds)": vllm_config.model_config.enable_prompt_embeds,
+    }
+    wrong = next((name for name, asked in refused.items() if asked), None)
+    if wrong is not None:
+        raise SteeringError(f"AlphaSteer does not steer in vLLM with {wrong}.")
+
+
+def check_model(steering: Steering, config: ServingConfig, model_config: ModelConfig) -> None:
+    """Refuse another model, or another artefact than the one whose digest keys vLLM's caches."""
+    if steering.digest != config.digest:
+        raise SteeringError(f"{config.folder} is not the artefact that this engine was configured for; start it anew.")
+    fitted = steering.fitted_on
+    width, layers = model_config.get_hidden_size(), model_config.get_total_num_hidden_layers()
+    found = {"hidden_size": width, "layers": layers}
+    wanted = {"hidden_size": steering.hidden_size, "layers": layers if fitted is None else fitted.layers}
+    if fitted is not None:
+        from transformers import AutoTokenizer
+
+        from alphasteer.prompts import ChatTemplate
+
+        tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
+        found["chat_template"] = ChatTemplate(tokenizer).digest
+        wanted["chat_template"] = fitted.chat_template
+    differences = [
+        f"{name} is {found[name]} instead of {wanted[name]}" for name in found if found[name] != wanted[name]
+    ]
+    if differences:
+        raise SteeringError(f"{config.folder} was fitted on another model than this: {'; '.join(differences)}.")
+
+
+def _most_tokens(vllm_config: VllmConfig) -> int:
+    captured = int(vllm_config.compilation_config.max_cudagraph_capture_size or 0)
+    return max(int(vllm_config.scheduler_config.max_num_batched_tokens), captured)

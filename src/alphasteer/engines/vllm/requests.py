@@ -1,0 +1,45 @@
+"""What a request asks for: its own strength where the operator allows it, and never another one's cached blocks."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from alphasteer.engines.vllm.settings import STRENGTH, ServingConfig
+
+
+def problem_of(params: Any, tokens: Sequence[int] | None, marker: Sequence[int], config: ServingConfig) -> str | None:
+    """In a sentence, what is wrong with a request; None if it can be served.
+
+    Args:
+        params: vLLM's sampling parameters; requests that write nothing (pooling) have others.
+        tokens: the prompt's token ids, or None where only embeddings were given.
+        marker: the reply start's token ids.
+    """
+    given = (getattr(params, "extra_args", None) or {}).get(STRENGTH)
+    if given is not None:
+        if not config.allow_strength:
+            return f"{STRENGTH} may not be set here; the operator did not allow it."
+        if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+            return f"{STRENGTH} must be a number, not {given!r}."
+    if tokens is None:
+        return "Steering needs the prompt's tokens; embeddings alone cannot be steered."
+    length = len(marker)
+    if not any(tuple(tokens[at : at + length]) == tuple(marker) for at in range(len(tokens) - length + 1)):
+        return (
+            "The prompt holds no reply start, so it would be answered unsteered; use the chat endpoint with the "
+            "model's own chat template, or end the prompt with its generation prompt."
+        )
+    return None
+
+
+def strength_of(params: Any, config: ServingConfig) -> float:
+    """A request's strength, clamped to what the operator allows."""
+    given = (getattr(params, "extra_args", None) or {}).get(STRENGTH)
+    if given is None or not config.allow_strength:
+        return config.strength
+    return min(max(float(given), 0.0), config.highest_strength)
+
+
+def salted(salt: str | None, params: Any, config: ServingConfig) -> str:
+    """The cache salt under which a request's blocks are kept: steering changes what they hold."""
+    return f"{salt or ''}|alphasteer:{config.digest}:{strength_of(params, config):g}"

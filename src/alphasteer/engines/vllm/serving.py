@@ -1,0 +1,38 @@
+"""The command that starts vLLM's own server on a steered model."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+from alphasteer.engines.vllm.settings import LOAD_FORMAT, ServingConfig, additional_config
+
+API_KEY = "VLLM_API_KEY"
+
+
+def server_command(
+    config: ServingConfig, model: str, *, name: str, host: str, port: int, dtype: str, more: Sequence[str] = ()
+) -> list[str]:
+    """The arguments of a process that serves, those that steering needs filled in.
+
+    Args:
+        model: a folder, or a name on the Hub.
+        more: arguments handed on to vLLM as they are, such as ``--tensor-parallel-size 2``.
+    """
+    options = {
+        "--model": model,
+        "--served-model-name": name,
+        "--host": host,
+        "--port": str(port),
+        "--dtype": dtype,
+        "--load-format": LOAD_FORMAT,
+        "--additional-config": json.dumps(additional_config(config)),
+    }
+    # python -m: the vllm command of the CPU build does not know its own version.
+    module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    return [*module, *(part for pair in options.items() for part in pair), "--no-async-scheduling", *more]
+
+
+def server_environment(environment: Mapping[str, str], api_key: str | None) -> dict[str, str]:
+    """The environment of that process: the model runner that steering is written for, and the key out of sight."""
+    key = {} if api_key is None else {API_KEY: api_key}
+    return {**environment, "VLLM_USE_V2_MODEL_RUNNER": "0", **key}

@@ -1,0 +1,60 @@
+"""What an operator decides, carried to every vLLM process by ``--additional-config``."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alphasteer.errors import SteeringError
+from alphasteer.steering import Steering
+
+LOAD_FORMAT = "alphasteer"
+KEY = "alphasteer"
+"""Of the settings in ``additional_config``, which vLLM hashes into the key of its compile cache."""
+STRENGTH = "alphasteer_strength"
+"""Of a request's own strength in ``vllm_xargs``."""
+
+
+class ServingConfig(BaseModel):
+    """One artefact and what requests may ask of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: str = Field(description="The artefact: a folder, or a repository on the Hub.")
+    digest: str = Field(description="Its digest: compiled code and cached blocks of another one are never taken.")
+    strength: float = Field(1.0, description="A factor on the fitted strength, for requests that do not say.")
+    allow_strength: bool = Field(False, description="Requests may set their own strength.")
+    highest_strength: float = Field(1.5, gt=0, description="Strengths of requests are clamped to 0 .. this.")
+
+
+def serving_config(folder: str, **options: Any) -> ServingConfig:
+    """The settings for an artefact; ``options`` are the other fields of ``ServingConfig``."""
+    return ServingConfig(folder=folder, digest=Steering.from_pretrained(folder).digest, **options)
+
+
+def additional_config(config: ServingConfig) -> dict[str, Any]:
+    """What ``--additional-config`` takes."""
+    return {KEY: config.model_dump()}
+
+
+def read_config(vllm_config: Any) -> ServingConfig:
+    """The settings in a vLLM configuration.
+
+    Raises:
+        SteeringError: if they are missing or wrong.
+    """
+    given = (vllm_config.additional_config or {}).get(KEY)
+    if given is None:
+        raise SteeringError(
+            f"--load-format {LOAD_FORMAT} needs its settings in --additional-config under {KEY!r}; "
+            "alphasteer serve fills them in."
+        )
+    try:
+        return ServingConfig.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SteeringError(f"--additional-config, {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def is_steered(vllm_config: Any) -> bool:
+    """Whether this engine is to be steered: the plug-in leaves every other one alone."""
+    return str(vllm_config.load_config.load_format) == LOAD_FORMAT

@@ -1,0 +1,237 @@
+"""What the vLLM plug-in is made of, without vLLM; the real engine is tested by ``make test-vllm``."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from alphasteer.engines.vllm.batches import StepFiller, reply_starts
+from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_layers, steer_layers
+from alphasteer.engines.vllm.plugin import wrap
+from alphasteer.engines.vllm.requests import problem_of, salted, strength_of
+from alphasteer.engines.vllm.serving import server_command, server_environment
+from alphasteer.engines.vllm.settings import STRENGTH, ServingConfig, additional_config, is_steered, read_config
+from alphasteer.errors import SteeringError
+from alphasteer.steering import Gate, Push, Steering
+
+MARKER = (7, 8)
+CLOSED = ServingConfig(folder="x", digest="d")
+OPEN = ServingConfig(folder="x", digest="d", allow_strength=True, highest_strength=2.0)
+
+
+def asking(strength):
+    return SimpleNamespace(extra_args=None if strength is None else {STRENGTH: strength})
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from([6, 7, 8]), min_size=1, max_size=9), st.integers(0, 8)), min_size=1),
+    st.lists(st.sampled_from([7, 8]), min_size=1, max_size=3),
+)
+def test_reply_starts_are_found_wherever_a_step_cuts_the_tokens(requests, marker):
+    tokens = np.full((len(requests), 12), -1)
+    computed, scheduled, expected = [], [], []
+    for row, (ids, cut) in enumerate(requests):
+        tokens[row, : len(ids)] = ids
+        start = min(cut, len(ids) - 1)
+        computed.append(start)
+        scheduled.append(len(ids) - start)
+        expected += [ids[max(0, end - len(marker) + 1) : end + 1] == marker for end in range(start, len(ids))]
+    assert reply_starts(tokens, np.array(computed), np.array(scheduled), marker).tolist() == expected
+
+
+def two_pushes():
+    generator = torch.Generator().manual_seed(0)
+
+    def vector():
+        return torch.randn(6, generator=generator)
+
+    first = Push(Gate({0: vector(), 2: vector()}, -0.5, 1.5), {2: vector(), 3: vector()}, 0.7)
+    second = Push(Gate({1: vector()}, 0.0, 0.5, normalised=True), {1: vector(), 3: vector()})
+    return Steering((first, second), MARKER)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_layers_read_and_push_as_the_formula_says(eager):
+    """Written out for two gates, one of them over two layers; the stream is hidden states plus residual."""
+    steering, tokens = two_pushes(), 5
+    step = StepBuffers(2, 8, torch.device("cpu"))
+    strength = torch.tensor([0.0, 1.0, 0.0, 0.5, 2.0])
+    step.strength[:tokens], step.any = strength, True
+    layers = {n: LayerSteering(steering, n, step, torch.device("cpu"), eager) for n in steering.layers}
+    torch.manual_seed(1)
+    inputs = {n: (torch.randn(tokens, 6), torch.randn(tokens, 6) if n else None) for n in layers}
+    outputs = {n: layers[n](*inputs[n]) for n in sorted(layers)}
+
+    stream = {n: h if residual is None else h + residual for n, (h, residual) in inputs.items()}
+    first, second = steering.pushes
+    score = stream[0] @ first.gate.w[0] + stream[2] @ first.gate.w[2]
+    g = ((score + 0.5) / 2).clamp(0, 1) * strength
+    cosine = (stream[1] @ second.gate.w[1]) / stream[1].square().mean(-1).sqrt()
+    k = (cosine / 0.5).clamp(0, 1) * strength
+    assert ((g > 0) & (strength > 0)).any()
+    assert ((k > 0) & (strength > 0)).any()
+    expected = {
+        0: inputs[0][0],
+        1: inputs[1][0] + k[:, None] * second.directions[1],
+        2: inputs[2][0] + 0.7 * g[:, None] * first.directions[2],
+        3: inputs[3][0] + 0.7 * g[:, None] * first.directions[3] + k[:, None] * second.directions[3],
+    }
+    for number, hidden in expected.items():
+        torch.testing.assert_close(outputs[number], hidden)
+    unsteered = strength == 0
+    assert all(torch.equal(outputs[n][unsteered], inputs[n][0][unsteered]) for n in layers), "to the last bit"
+
+
+def test_traced_layers_do_not_ask_whether_a_step_has_reply_starts():
+    """A captured graph runs for every later step; what was false at capture must not be baked in."""
+    steering = two_pushes()
+    step = StepBuffers(2, 8, torch.device("cpu"))
+    part = LayerSteering(steering, 1, step, torch.device("cpu"), eager=False)
+    traced = torch.jit.trace(lambda hidden: part(hidden, None), torch.ones(3, 6), check_trace=False)
+    step.strength.fill_(1.0)
+    step.values.zero_()
+    assert not torch.equal(traced(torch.ones(3, 6) * 4), torch.ones(3, 6) * 4) or float(step.values[1, :3].sum()) == 0
+
+
+class Layer(nn.Module):
+    def forward(self, positions, hidden_states, residual):
+        return hidden_states, residual
+
+
+class Strange(nn.Module):
+    def forward(self, positions, hidden_states, delta):
+        return hidden_states
+
+
+class Model(nn.Module):
+    def __init__(self, kind, count=4):
+        super().__init__()
+        self.embed = nn.Embedding(4, 6)
+        self.layers = nn.ModuleList(kind() for _ in range(count))
+
+
+def test_hooks_pass_the_pushed_stream_on_and_leave_the_rest_alone():
+    model, steering = Model(Layer), two_pushes()
+    step = steer_layers(model, steering, 4, 8, eager=True)
+    hidden, residual, positions = torch.randn(3, 6), torch.randn(3, 6), torch.arange(3)
+    assert torch.equal(model.layers[1](positions, hidden, residual)[0], hidden), "no reply start: nothing is pushed"
+    step.strength.fill_(1.0)
+    step.any = True
+    plain = hidden.clone()
+    for call in (
+        lambda: model.layers[1](positions, hidden, residual),
+        lambda: model.layers[1](positions, hidden_states=hidden, residual=residual),
+    ):
+        pushed, same = call()
+        assert same is residual
+        assert torch.equal(hidden, plain), "not in place"
+        k = float(step.values[1, 0])
+        torch.testing.assert_close(pushed[0], hidden[0] + k * steering.pushes[1].directions[1])
+
+
+def test_layers_that_are_not_known_are_refused():
+    with pytest.raises(SteeringError, match="takes positions, hidden_states, delta"):
+        steer_layers(Model(Strange), two_pushes(), 4, 8, eager=True)
+    with pytest.raises(SteeringError, match="0 lists of 5 layers"):
+        find_layers(Model(Layer), 5)
+    with pytest.raises(SteeringError, match="reaches layer 3, and the model has 3"):
+        steer_layers(Model(Layer, 3), two_pushes(), 3, 8, eager=True)
+    paper = Steering((Push(Gate({1: torch.ones(6)}), {1: torch.ones(6)}),), MARKER, "prompt")
+    with pytest.raises(SteeringError, match="prompts in pieces"):
+        steer_layers(Model(Layer), paper, 4, 8, eager=True)
+
+
+def test_a_step_holds_each_request_s_strength_at_its_reply_starts_and_nothing_else():
+    step = StepBuffers(1, 16, torch.device("cpu"))
+    filler = StepFiller(step, MARKER, OPEN)
+    tokens = np.array([[1, 7, 8, 5, 0], [7, 8, 7, 8, 0]])
+    batch = SimpleNamespace(
+        num_reqs=2, req_ids=["a", "b"], token_ids_cpu=tokens, num_computed_tokens_cpu=np.array([0, 1])
+    )
+    requests = {name: SimpleNamespace(sampling_params=asking(s)) for name, s in (("a", 0.5), ("b", 9.0))}
+    runner = SimpleNamespace(input_batch=batch, requests=requests)
+    filler.fill(runner, np.array([4, 3]))
+    assert step.strength.tolist() == [0, 0, 0.5, 0, 2.0, 0, 2.0] + [0] * 9
+    step.scores[0, 6] = 3.25
+    assert filler.last_scores() == [3.25]
+    batch.num_computed_tokens_cpu = np.array([3, 2])
+    filler.fill(runner, np.array([1, 1]))
+    assert not step.any
+    assert not step.strength.any(), "what the last step left behind is gone"
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "strength"),
+    [(CLOSED, None, 1.0), (CLOSED, 0.0, 1.0), (OPEN, None, 1.0), (OPEN, 0.25, 0.25), (OPEN, 7, 2.0), (OPEN, -1, 0.0)],
+)
+def test_strengths_are_clamped_and_only_the_operator_allows_them(config, asked, strength):
+    assert strength_of(asking(asked), config) == strength
+    assert strength_of(None, config) == 1.0, "requests that write nothing have no parameters"
+
+
+def test_what_cannot_be_steered_as_asked_is_said_in_a_sentence():
+    prompt = [1, 2, *MARKER]
+    assert problem_of(asking(None), prompt, MARKER, CLOSED) is None
+    assert problem_of(asking(0.5), prompt, MARKER, OPEN) is None
+    assert "did not allow" in problem_of(asking(0.5), prompt, MARKER, CLOSED)
+    for wrong in ("1", True, math.nan, math.inf, [1.0]):
+        assert "must be a number" in problem_of(asking(wrong), prompt, MARKER, OPEN)
+    assert "no reply start" in problem_of(asking(None), [1, 2, 8, 7], MARKER, CLOSED)
+    assert "embeddings" in problem_of(asking(None), None, MARKER, CLOSED)
+
+
+def test_cached_blocks_belong_to_one_artefact_and_one_strength():
+    other = CLOSED.model_copy(update={"digest": "e"})
+    salts = [salted(None, asking(s), OPEN) for s in (0.5, 1.0)] + [salted(None, None, other), salted("u", None, OPEN)]
+    assert len(set(salts)) == 4
+    assert salted(None, asking(None), OPEN) == salted(None, asking(1.0), CLOSED)
+
+
+def test_settings_travel_through_the_configuration():
+    def vllm(additional, load_format="alphasteer"):
+        return SimpleNamespace(additional_config=additional, load_config=SimpleNamespace(load_format=load_format))
+
+    assert read_config(vllm(additional_config(OPEN))) == OPEN
+    assert is_steered(vllm(None))
+    assert not is_steered(vllm(None, "auto"))
+    with pytest.raises(SteeringError, match="needs its settings"):
+        read_config(vllm({}))
+    with pytest.raises(SteeringError, match="digest"):
+        read_config(vllm({"alphasteer": {"folder": "x"}}))
+
+
+def test_a_method_is_wrapped_once_and_only_if_it_is_the_one_that_is_known():
+    class Runner:
+        def step(self, batch, count):
+            return batch + count
+
+    def around(original, runner, batch, count):
+        return -original(runner, batch, count)
+
+    for _ in range(2):
+        wrap(Runner, "step", ["batch"], around)
+    assert Runner().step(1, count=2) == -3
+    with pytest.raises(SteeringError, match=r"Runner\.gone is gone"):
+        wrap(Runner, "gone", [], around)
+
+    class Changed:
+        def step(self, everything):
+            return everything
+
+    with pytest.raises(SteeringError, match="takes everything"):
+        wrap(Changed, "step", ["batch"], around)
+
+
+def test_the_server_s_process_gets_what_steering_needs_and_keeps_the_key_out_of_sight():
+    arguments = server_command(CLOSED, "org/model", name="m", host="::", port=1, dtype="auto", more=["--seed", "3"])
+    assert arguments[arguments.index("--load-format") + 1] == "alphasteer"
+    assert "--no-async-scheduling" in arguments
+    assert arguments[-2:] == ["--seed", "3"]
+    environment = server_environment({"HOME": "/h"}, "secret-key")
+    assert environment == {"HOME": "/h", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_API_KEY": "secret-key"}
+    assert "secret-key" not in " ".join(arguments)
