@@ -39,7 +39,7 @@ def _register() -> None:
     from alphasteer.engines.vllm.settings import LOAD_FORMAT
 
     wrap(GPUModelRunner, "_prepare_inputs", ["scheduler_output", "num_scheduled_tokens"], wrappers.prepare_inputs)
-    wrap(EngineCore, "__init__", ["vllm_config"], wrappers.build_core)
+    wrap(EngineCore, "get_supported_tasks", [], wrappers.get_supported_tasks)
     wrap(EngineCore, "preprocess_add_request", ["request"], wrappers.preprocess_add_request)
     wrap(InputProcessor, "process_inputs", ["request_id", "prompt", "params"], wrappers.process_inputs)
     register_model_loader(LOAD_FORMAT)(SteeredModelLoader)

@@ -14,7 +14,7 @@ COARSE = 0.1
 
 
 def check_self_test(core: Any, config: ServingConfig) -> None:
-    """Run the artefact's stored prompt through an engine core that has just been built.
+    """Run the artefact's stored prompt through an engine core that serves nobody yet.
 
     Args:
         core: vLLM's EngineCore.

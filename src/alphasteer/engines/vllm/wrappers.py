@@ -8,6 +8,8 @@ from alphasteer.engines.vllm.self_test import FILLER, check_self_test
 from alphasteer.engines.vllm.settings import is_steered, read_config
 from alphasteer.steering import Steering
 
+PROVED = "_alphasteer_proved"
+
 
 def prepare_inputs(original: Callable[..., Any], runner: Any, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
     """Before each step: which tokens are pushed, and how strongly."""
@@ -25,11 +27,15 @@ def preprocess_add_request(original: Callable[..., Any], core: Any, request: Any
     return original(core, request)
 
 
-def build_core(original: Callable[..., Any], core: Any, *args: Any, **kwargs: Any) -> None:
-    """After an engine core is built and before it says that it is ready: it proves that it steers."""
-    original(core, *args, **kwargs)
-    if is_steered(core.vllm_config):
+def get_supported_tasks(original: Callable[..., Any], core: Any) -> Any:
+    """What every front end asks an engine core before it serves: the answer waits until it has proved that it steers.
+
+    Not at the end of the core's ``__init__``, which is already running where vLLM loads its plug-ins.
+    """
+    if is_steered(core.vllm_config) and not getattr(core, PROVED, False):
+        setattr(core, PROVED, True)  # first: the test itself comes by here
         check_self_test(core, read_config(core.vllm_config))
+    return original(core)
 
 
 def process_inputs(
