@@ -6,7 +6,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from alphasteer.models import find_decoder, fingerprint, load_model
-from alphasteer.prompts import ChatTemplate
+from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.steering import Gate, Push, Steering
 
 CHATML = (
@@ -111,6 +111,13 @@ def llama():
 @pytest.fixture(scope="session")
 def tokenizer():
     return tiny_tokenizer()
+
+
+@pytest.fixture
+def sequences(tokenizer):
+    """Rendered prompts of several lengths."""
+    texts = ["Hi", "Tell me a story about a goat", "2+2", "x" * 60, "Why?"]
+    return ChatTemplate(tokenizer).render_all([Prompt.of(text) for text in texts])
 
 
 @pytest.fixture(scope="session")

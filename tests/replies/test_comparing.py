@@ -3,18 +3,12 @@
 import pytest
 from conftest import hand_made
 
-from alphasteer.prompts import ChatTemplate, Prompt
+from alphasteer.prompts import ChatTemplate
 from alphasteer.replies import compare_replies, generate_replies
 from alphasteer.reporting import LogReporter
-from alphasteer.resuming import Shelf
+from alphasteer.resuming import Journal, Shelf
 
-TEXTS = ["Hi", "Tell me a story about a goat", "2+2", "x" * 60, "Why?"]
 REPORT = LogReporter()
-
-
-@pytest.fixture
-def sequences(tokenizer):
-    return ChatTemplate(tokenizer).render_all([Prompt.of(text) for text in TEXTS])
 
 
 @pytest.fixture
@@ -69,6 +63,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_the_same(llama, compare, arm
     assert len(journals) == len(arms)
     lines = journals[0].read_text().splitlines(keepends=True)
     journals[0].write_text("".join(lines[:-1]) + lines[-1][:5])  # killed in the middle of a line
+    assert len(Journal(journals[0]).entries) == len(lines) - 1
     assert compare(arms, Shelf(tmp_path)) == whole
     ran = []
     handle = llama.register_forward_hook(lambda *_: ran.append(1))

@@ -1,4 +1,4 @@
-"""Batched greedy replies: each is what its prompt gets alone, steered or not, interrupted or not."""
+"""Batched greedy replies: each is what its prompt gets alone, steered or not."""
 
 import pytest
 import torch
@@ -6,18 +6,11 @@ from conftest import hand_made
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from alphasteer.prompts import ChatTemplate, Prompt
+from alphasteer.prompts import ChatTemplate
 from alphasteer.replies import PrefilledPrompts, generate_replies
 from alphasteer.reporting import LogReporter
-from alphasteer.resuming import Shelf
 
-TEXTS = ["Hi", "Tell me a story about a goat", "2+2", "x" * 60, "Why?"]
 REPORT = LogReporter()
-
-
-@pytest.fixture
-def sequences(tokenizer):
-    return ChatTemplate(tokenizer).render_all([Prompt.of(text) for text in TEXTS])
 
 
 def test_each_reply_is_what_its_prompt_gets_alone(llama, tokenizer, sequences):
@@ -27,24 +20,6 @@ def test_each_reply_is_what_its_prompt_gets_alone(llama, tokenizer, sequences):
     ids = torch.tensor([sequences[1]])
     plain = llama.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
     assert list(together[1].tokens) == plain[0, ids.shape[1] :].tolist()
-
-
-def test_an_interrupted_run_goes_on_and_ends_the_same(llama, tokenizer, sequences, tmp_path):
-    whole = generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6)
-    journal = Shelf(tmp_path).journal("replies", "x")
-    generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6, journal=journal)
-    lines = journal.path.read_text().splitlines(keepends=True)
-    journal.path.write_text("".join(lines[:-1]) + lines[-1][:7])  # killed in the middle of a line
-    again = Shelf(tmp_path).journal("replies", "x")
-    assert len(again.entries) == len(lines) - 1
-    assert generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6, journal=again) == whole
-
-    done = Shelf(tmp_path).journal("replies", "x")
-    ran = []
-    handle = llama.register_forward_hook(lambda *_: ran.append(1))
-    assert generate_replies(llama, tokenizer, sequences, REPORT, max_new_tokens=6, journal=done) == whole
-    handle.remove()
-    assert not ran, "what is known whole is not generated again"
 
 
 def test_prefilled_prompts_of_any_architecture_reply_as_prompts_do(any_model, tokenizer, sequences):

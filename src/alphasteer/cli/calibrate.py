@@ -42,11 +42,9 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Set the thresholds of an artefact so that at most the budget of prompts like these is altered."""
-    from dataclasses import replace
-
     import torch
 
-    from alphasteer.activations import score_prompts, self_test
+    from alphasteer.activations import score_prompts, with_self_test
     from alphasteer.errors import LearningError
     from alphasteer.learning import largest_excess, recalibrated
     from alphasteer.prompts import read_prompts
@@ -62,8 +60,8 @@ def command(
     excess = largest_excess([push.gate for push in steering.pushes], [gate.score for gate in read])
     names = [name for name, _ in prompts]
     by_group = {name: excess[torch.tensor([other == name for other in names])] for name in dict.fromkeys(names)}
-    steering = replace(steering, record={**steering.record, "self_test": self_test(loaded, tokenizer, steering)})
-    moved = recalibrated(steering, by_group, benign_budget, each_group=groups is not Groups.all)
+    tested = with_self_test(loaded, tokenizer, steering)
+    moved = recalibrated(tested, by_group, benign_budget, each_group=groups is not Groups.all)
     destination = output or Path(folder)
     moved.save_pretrained(destination)
     found = moved.record["calibration"]

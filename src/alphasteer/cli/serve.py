@@ -58,11 +58,29 @@ def command(
         engine = EngineName.vllm if find_spec("vllm") else EngineName.transformers
     reporter = ConsoleReporter(quiet)
     if engine is EngineName.vllm:
-        arguments, environment = _vllm(
-            folder, model, name, host, port, dtype, api_key, allow_strength, batch, context.args
+        if not find_spec("vllm"):
+            raise AlphaSteerError(
+                "vLLM is not installed; pip install 'alphasteer[vllm]', or pass --engine transformers."
+            )
+        from alphasteer.engines.vllm.serving import server_command, server_environment
+        from alphasteer.engines.vllm.settings import ServingConfig
+        from alphasteer.steering import Steering
+        from alphasteer.steering.loading import base_model
+
+        steering = Steering.from_pretrained(folder)
+        source = base_model(steering, folder, model)
+        arguments = server_command(
+            ServingConfig(folder=folder, digest=steering.digest, allow_strength=allow_strength),
+            source,
+            name=name or Path(source).name,
+            host=host,
+            port=port,
+            dtype=dtype,
+            more=["--max-num-seqs", str(batch), *context.args],
         )
         reporter.say(f"Starting vLLM: {' '.join(arguments)}")
-        os.execve(arguments[0], arguments, environment)  # from here on it is vLLM's process: signals reach it
+        # From here on it is vLLM's process: signals reach it.
+        os.execve(arguments[0], arguments, server_environment(os.environ, api_key))
     if context.args:
         raise typer.BadParameter(f"{' '.join(context.args)}: only vLLM takes more options.")
     try:
@@ -87,38 +105,3 @@ def command(
     reporter.say(f"Serving {settings.name} at http://{host}:{port}; Ctrl-C stops.")
     level = "warning" if quiet else "info"
     uvicorn.run(build_app(running, settings), host=host, port=port, log_level=level, timeout_graceful_shutdown=30)
-
-
-def _vllm(
-    folder: str,
-    model: str | None,
-    name: str | None,
-    host: str,
-    port: int,
-    dtype: str,
-    api_key: str | None,
-    allow_strength: bool,
-    batch: int,
-    more: list[str],
-) -> tuple[list[str], dict[str, str]]:
-    """The process that serves in vLLM: its arguments and its environment."""
-    if not find_spec("vllm"):
-        raise AlphaSteerError("vLLM is not installed; pip install 'alphasteer[vllm]', or pass --engine transformers.")
-    from alphasteer.engines.vllm.serving import server_command, server_environment
-    from alphasteer.engines.vllm.settings import serving_config
-    from alphasteer.steering import Steering
-
-    fitted = Steering.from_pretrained(folder).fitted_on
-    if model is None and fitted is None:
-        raise AlphaSteerError(f"{folder} does not say which model it belongs to; name it with --model.")
-    source = model or (fitted.model_id if fitted else "")
-    arguments = server_command(
-        serving_config(folder, allow_strength=allow_strength),
-        source,
-        name=name or Path(source).name,
-        host=host,
-        port=port,
-        dtype=dtype,
-        more=["--max-num-seqs", str(batch), *more],
-    )
-    return arguments, server_environment(os.environ, api_key)

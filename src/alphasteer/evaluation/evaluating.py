@@ -11,7 +11,7 @@ from alphasteer.evaluation.judges import PHRASES, Judge, by_phrases, identity, r
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.preferences import wins
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
-from alphasteer.models import context_length, model_fields
+from alphasteer.models import context_length, weights_digest
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.replies import MOST_SURPRISE, Reply, compare_replies, is_coherent, surprises
 from alphasteer.reporting import LogReporter, Reporter
@@ -144,7 +144,7 @@ def _fluent(
     """
     own = set(replies[VANILLA])
     other = list(dict.fromkeys(reply for given in replies.values() for reply in given if reply not in own))
-    key = [model_fields(model)["weights"], str(model.dtype), [reply.tokens for reply in other]]
+    key = [weights_digest(model), str(model.dtype), [reply.tokens for reply in other]]
     found = surprises(model, tokenizer, other, LogReporter(), journal=shelf.journal("surprises", key))
     noise = {reply for reply, value in zip(other, found, strict=True) if value > MOST_SURPRISE}
     return {arm: tuple(reply not in noise for reply in given) for arm, given in replies.items()}

@@ -8,7 +8,7 @@ from alphasteer.activations import Moments
 from alphasteer.evaluation.figures import gate_figure, pca_figure
 from alphasteer.learning import gate_from_moments
 from alphasteer.learning.readings import Readings
-from alphasteer.models import find_decoder, fingerprint
+from alphasteer.models import find_decoder, weights_digest
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
@@ -42,7 +42,7 @@ def draw_figures(
         report: follows the reading.
     """
     decoder, template = find_decoder(model), ChatTemplate(tokenizer)
-    identity = [fingerprint(model, tokenizer).weights]
+    identity = [weights_digest(model)]
     fitted = Readings(model, decoder, template, range(len(decoder) // 4, len(decoder)), shelf, report, identity)
     sample = {name: prompts.limit(PROMPTS_A_CLASS) for name, prompts in test.items()}
     before = {name: fitted.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alphasteer.evaluation.arms import Arms
 from alphasteer.evaluation.suites import Suite
-from alphasteer.models import Decoder, find_decoder, model_fields, residual_of
+from alphasteer.models import Decoder, find_decoder, residual_of, weights_digest
 from alphasteer.prompts import ChatTemplate, tracked_batches
 from alphasteer.replies import PrefilledPrompts
 from alphasteer.reporting import LogReporter, Reporter
@@ -54,11 +54,12 @@ def read_starts(
     """
     template = ChatTemplate(tokenizer)
     steerings = {arm: steering for arm, steering in arms.items() if steering is not None}
+    same = [weights_digest(model), str(model.dtype)]
+    digests = [steering.digest for steering in steerings.values()]
     found: dict[str, dict[str, Starts]] = {}
     for suite in suites if steerings else ():
         sequences = template.render_all(suite.prompts.prompts)
-        digests = [steering.digest for steering in steerings.values()]
-        identity = [model_fields(model)["weights"], str(model.dtype), sequences, *digests]
+        identity = [*same, sequences, *digests]
 
         def compute(sequences: Sequence[Sequence[int]] = sequences, name: str = suite.name) -> dict[str, Tensor]:
             return _read(model, tokenizer, sequences, template.reply_start, steerings, f"Reply starts, {name}", report)

@@ -1,11 +1,10 @@
 """``fit``: what a user gives, made into examples, and the method run on them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alphasteer.activations import self_test
+from alphasteer.activations import with_self_test
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.examples import gather
 from alphasteer.learning.method import Fit
@@ -69,8 +68,7 @@ def fit(
         malicious_validation=_sets(harmful_validation),
     )
     steering = Fit(Evidence(model, tokenizer, examples, settings, report, Shelf(work))).run()
-    record = {**steering.record, "self_test": self_test(model, tokenizer, steering)}
-    return replace(steering, record=record)
+    return with_self_test(model, tokenizer, steering)
 
 
 def _sets(prompts: Prompts, joining: Sequence[str] = ()) -> list[PromptSet]:

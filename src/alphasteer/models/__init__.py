@@ -4,8 +4,8 @@
 """
 
 from alphasteer.models.caches import shareable_cache
-from alphasteer.models.decoder import Decoder, check_decoder, find_decoder, residual_of, with_residual
-from alphasteer.models.fingerprint import Fingerprint, fingerprint, model_fields
+from alphasteer.models.decoder import Decoder, check_decoder, find_decoder, layer_lists, residual_of, with_residual
+from alphasteer.models.fingerprint import Fingerprint, fingerprint, model_fields, weights_digest
 from alphasteer.models.loading import context_length, load_model
 
 __all__ = [
@@ -15,9 +15,11 @@ __all__ = [
     "context_length",
     "find_decoder",
     "fingerprint",
+    "layer_lists",
     "load_model",
     "model_fields",
     "residual_of",
     "shareable_cache",
+    "weights_digest",
     "with_residual",
 ]

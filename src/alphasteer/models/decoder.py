@@ -53,11 +53,7 @@ def find_decoder(model: Any) -> Decoder:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{type(model).__name__} is an encoder-decoder; only decoder-only chat models can be steered.")
     text = config.get_text_config(decoder=True)
-    found: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
-        nested = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) == text.num_hidden_layers and not nested:
-            found[name] = module
+    found = layer_lists(model, text.num_hidden_layers)
     if len(found) > 1:  # a vision tower of equal depth, say: the decoder is what stands beside the text embedding
         found = {name: layers for name, layers in found.items() if _beside_embedding(model, name)}
     if len(found) != 1:
@@ -69,6 +65,16 @@ def find_decoder(model: Any) -> Decoder:
     return Decoder(
         model.get_input_embeddings(), model.get_submodule(name.rpartition(".")[0]), tuple(layers), text.hidden_size
     )
+
+
+def layer_lists(model: nn.Module, count: int) -> dict[str, nn.ModuleList]:
+    """By name, a model's outermost lists of ``count`` modules: its decoder layers are one of them."""
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        nested = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) == count and not nested:
+            found[name] = module
+    return found
 
 
 def _beside_embedding(model: Any, name: str) -> bool:

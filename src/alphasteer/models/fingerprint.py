@@ -61,13 +61,14 @@ def model_fields(model: Any) -> dict[str, Any]:
         "hidden_size": decoder.hidden_size,
         "layers": len(decoder),
         "vocabulary": decoder.vocabulary,
-        "weights": _weights_digest(decoder.trunk),
+        "weights": weights_digest(model),
     }
 
 
-def _weights_digest(trunk: torch.nn.Module) -> str:
+def weights_digest(model: Any) -> str:
+    """The fingerprint's ``weights``: what tells a model's results on a shelf from another's."""
     digest = hashlib.sha256()
-    for name, parameter in trunk.named_parameters():
+    for name, parameter in find_decoder(model).trunk.named_parameters():
         if parameter.ndim == 1 and parameter.device.type != "meta":
             digest.update(name.encode())
             digest.update(parameter.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())

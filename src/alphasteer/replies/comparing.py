@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from alphasteer.models import model_fields
+from alphasteer.models import weights_digest
 from alphasteer.prompts import tracked_batches
 from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply
 from alphasteer.replies.prefilled import PrefilledPrompts
@@ -37,7 +37,7 @@ def compare_replies(
         max_new_tokens: a reply's length at most.
     """
     reuse = all(steering is None or steering.positions == "reply_start" for steering in arms.values())
-    same = [model_fields(model)["weights"], str(model.dtype), max_new_tokens, reuse, sequences]
+    same = [weights_digest(model), str(model.dtype), max_new_tokens, reuse, sequences]
     journals = {arm: shelf.journal("replies", [*same, given and given.digest]) for arm, given in arms.items()}
     lengths = [len(sequence) + max_new_tokens for sequence in sequences]
     for batch in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), description, sum(lengths)):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from alphasteer.prompts import pad, tracked_batches
 from alphasteer.reporting import Reporter
-from alphasteer.resuming import Journal
 
 ROWS = 32
 TOKEN_BUDGET = 8192
@@ -31,34 +30,25 @@ def generate_replies(
     report: Reporter,
     *,
     max_new_tokens: int,
-    journal: Journal | None = None,
-    description: str = "Generating replies",
 ) -> list[Reply]:
     """Greedy replies in the order of the prompts.
 
     Args:
         sequences: the rendered prompts' token ids.
         max_new_tokens: a reply's length at most.
-        journal: keeps the replies batch by batch and holds those of an earlier, interrupted run. A batch is
-            generated again unless it is known whole, so every batch holds the same prompts in every run.
     """
-    journal = journal or Journal(None)
-    replies = {index: Reply(tuple(tokens), text) for index, (tokens, text) in journal.entries.items()}
+    replies: dict[int, Reply] = {}
     lengths = [len(sequence) + max_new_tokens for sequence in sequences]
     filler = filler_token(tokenizer)
 
-    for batch in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), description, sum(lengths)):
-        if all(i in replies for i in batch):
-            continue
+    for batch in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), "Generating replies", sum(lengths)):
         ids, mask = pad([sequences[i] for i in batch], side="left", fill=filler)
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             **greedy(filler, max_new_tokens),
         )
-        new = dict(zip(batch, decoded(model, tokenizer, output[:, ids.shape[1] :]), strict=True))
-        replies |= new
-        journal.add({i: (reply.tokens, reply.text) for i, reply in new.items()})
+        replies |= zip(batch, decoded(model, tokenizer, output[:, ids.shape[1] :]), strict=True)
     return [replies[i] for i in range(len(sequences))]
 
 

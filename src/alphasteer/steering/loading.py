@@ -20,12 +20,22 @@ def load_steered(
         SteeringError: if the model, its tokenizer or its chat template is another one.
     """
     steering = Steering.from_pretrained(source)
-    if steering.fitted_on is None and model is None:
-        raise SteeringError(f"{source} does not say which model it belongs to; name it with --model.")
-    base = model or (steering.fitted_on.model_id if steering.fitted_on else "")
-    loaded, tokenizer = load_model(base, device, dtype)
+    loaded, tokenizer = load_model(base_model(steering, source, model), device, dtype)
     check_belongs(steering, loaded, tokenizer, source)
     return steering, loaded, tokenizer
+
+
+def base_model(steering: Steering, source: str, model: str | None = None) -> str:
+    """Where the model lies: where it is said to, or else where the steering was fitted on it.
+
+    Raises:
+        SteeringError: if neither is known.
+    """
+    if model:
+        return model
+    if steering.fitted_on is None:
+        raise SteeringError(f"{source} does not say which model it belongs to; name it with --model.")
+    return steering.fitted_on.model_id
 
 
 def check_belongs(steering: Steering, model: Any, tokenizer: Any, source: str) -> None:

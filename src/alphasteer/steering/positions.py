@@ -1,6 +1,7 @@
 """Finding reply starts in a stream of tokens that may arrive in pieces."""
 
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,14 @@ def reply_starts(context: Tensor, ids: Tensor, marker: Tensor) -> Tensor:
     """
     whole = torch.cat([context, ids], dim=1)
     return (whole.unfold(1, len(marker), 1) == marker).all(-1)
+
+
+def holds_reply_start(tokens: Sequence[int], marker: Sequence[int]) -> bool:
+    """Whether a prompt would be steered anywhere: the reply start's token ids stand in it."""
+    if len(tokens) < len(marker):
+        return False
+    ids = torch.tensor([list(tokens)])
+    return bool(reply_starts(ids[:, :0], ids, torch.tensor(list(marker))).any())
 
 
 class TokenHistory:

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, TypeVar
 
-import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from pydantic import ValidationError
@@ -25,7 +24,7 @@ from alphasteer.engines.server.writing import Written
 from alphasteer.errors import PromptError, ReplyError
 from alphasteer.models import context_length
 from alphasteer.prompts import ChatTemplate, Prompt
-from alphasteer.steering.positions import reply_starts
+from alphasteer.steering.positions import holds_reply_start
 
 Form = TypeVar("Form", bound=Asked)
 
@@ -127,8 +126,7 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
                 f"{len(prompt)} prompt tokens and {wanted or 1} of reply exceed the context of {room}; ask for less.",
             )
         tokens = tokens if room is None else min(tokens, room - len(prompt))
-        marker, ids = torch.tensor(engine.steering.reply_start), torch.tensor([prompt])
-        if not bool(reply_starts(ids.new_full((1, len(marker) - 1), -1), ids, marker).any()):
+        if not holds_reply_start(prompt, engine.steering.reply_start):
             raise Refusal(
                 400, "The prompt holds no reply start, so nothing would be steered; use /v1/chat/completions."
             )

@@ -10,6 +10,9 @@ from alphasteer.engines.vllm.layers import StepBuffers
 from alphasteer.engines.vllm.requests import strength_of
 from alphasteer.engines.vllm.settings import ServingConfig
 
+FILLER = "_alphasteer_filler"
+"""The attribute of a steered vLLM model that holds its ``StepFiller``."""
+
 
 def reply_starts(tokens: Any, computed: Any, scheduled: Any, marker: Sequence[int]) -> Any:
     """Which of a step's tokens end a marker, of shape (sum of ``scheduled``,).

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alphasteer.errors import SteeringError
+from alphasteer.models import layer_lists
 from alphasteer.steering import Push, Steering
 from alphasteer.steering.formula import gate_value, push, read_out
 
@@ -111,11 +112,7 @@ def steer_layers(model: nn.Module, steering: Steering, count: int, most_tokens: 
 
 def find_layers(model: nn.Module, count: int) -> nn.ModuleList:
     """The one outermost list of as many modules as the model has decoder layers."""
-    found: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
-        nested = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) == count and not nested:
-            found[name] = module
+    found = layer_lists(model, count)
     if len(found) != 1:
         raise SteeringError(
             f"{type(model).__name__} has {len(found)} lists of {count} layers where one was expected; "

@@ -7,9 +7,8 @@ from torch import nn
 from vllm.config import ModelConfig, VllmConfig
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-from alphasteer.engines.vllm.batches import StepFiller
+from alphasteer.engines.vllm.batches import FILLER, StepFiller
 from alphasteer.engines.vllm.layers import steer_layers
-from alphasteer.engines.vllm.self_test import FILLER
 from alphasteer.engines.vllm.settings import ServingConfig, read_config
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Steering
@@ -69,21 +68,23 @@ def check_model(steering: Steering, config: ServingConfig, model_config: ModelCo
     """Refuse another model, or another artefact than the one whose digest keys vLLM's caches."""
     if steering.digest != config.digest:
         raise SteeringError(f"{config.folder} is not the artefact that this engine was configured for; start it anew.")
-    fitted = steering.fitted_on
-    width, layers = model_config.get_hidden_size(), model_config.get_total_num_hidden_layers()
-    found = {"hidden_size": width, "layers": layers}
-    wanted = {"hidden_size": steering.hidden_size, "layers": layers if fitted is None else fitted.layers}
-    if fitted is not None:
-        from transformers import AutoTokenizer
+    width, fitted = model_config.get_hidden_size(), steering.fitted_on
+    if width != steering.hidden_size:
+        raise SteeringError(
+            f"{config.folder} has vectors of length {steering.hidden_size}, and the model's are {width}."
+        )
+    if fitted is None:
+        return
+    from transformers import AutoTokenizer
 
-        from alphasteer.prompts import ChatTemplate
+    from alphasteer.prompts import ChatTemplate
 
-        tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
-        found["chat_template"] = ChatTemplate(tokenizer).digest
-        wanted["chat_template"] = fitted.chat_template
-    differences = [
-        f"{name} is {found[name]} instead of {wanted[name]}" for name in found if found[name] != wanted[name]
-    ]
+    tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
+    found = {
+        "layers": model_config.get_total_num_hidden_layers(),
+        "chat_template": ChatTemplate(tokenizer).digest,
+    }
+    differences = fitted.differences(fitted.model_copy(update=found))
     if differences:
         raise SteeringError(f"{config.folder} was fitted on another model than this: {'; '.join(differences)}.")
 

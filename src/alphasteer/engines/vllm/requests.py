@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alphasteer.engines.vllm.settings import STRENGTH, ServingConfig
+from alphasteer.steering.positions import holds_reply_start
 
 
 def problem_of(params: Any, tokens: Sequence[int] | None, marker: Sequence[int], config: ServingConfig) -> str | None:
@@ -23,8 +24,7 @@ def problem_of(params: Any, tokens: Sequence[int] | None, marker: Sequence[int],
             return f"{STRENGTH} must be a number, not {given!r}."
     if tokens is None:
         return "Steering needs the prompt's tokens; embeddings alone cannot be steered."
-    length = len(marker)
-    if not any(tuple(tokens[at : at + length]) == tuple(marker) for at in range(len(tokens) - length + 1)):
+    if not holds_reply_start(tokens, marker):
         return (
             "The prompt holds no reply start, so it would be answered unsteered; use the chat endpoint with the "
             "model's own chat template, or end the prompt with its generation prompt."

@@ -2,15 +2,15 @@
 
 from typing import Any
 
+import torch
+
+from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.settings import ServingConfig
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Steering
 
-FILLER = "_alphasteer_filler"
-"""The attribute of a steered vLLM model that holds its ``StepFiller``."""
-ROUNDING = {"float32": 1e-3}
-COARSE = 0.1
-"""How far scores may lie apart, as a share of the larger one and at least of 1: half precision rounds every layer."""
+EXACT, COARSE = 1e-3, 0.1
+"""How far scores may lie apart in float32 and below it, as a share of the stored one and at least of 1."""
 
 
 def check_self_test(core: Any, config: ServingConfig) -> None:
@@ -26,8 +26,7 @@ def check_self_test(core: Any, config: ServingConfig) -> None:
     if expected is None:
         raise SteeringError(f"{config.folder} holds no self-test; run alphasteer calibrate on it, or fit it anew.")
     _run(core, expected["tokens"])
-    precision = str(core.vllm_config.model_config.dtype).removeprefix("torch.")
-    share = ROUNDING.get(precision, COARSE)
+    share = EXACT if core.vllm_config.model_config.dtype == torch.float32 else COARSE
     for rank, scores in enumerate(core.model_executor.collective_rpc(last_scores)):
         for gate, (found, wanted) in enumerate(zip(scores, expected["scores"], strict=True)):
             if not abs(found - wanted) <= share * max(1.0, abs(wanted)):

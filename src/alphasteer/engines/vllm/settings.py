@@ -5,7 +5,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alphasteer.errors import SteeringError
-from alphasteer.steering import Steering
 
 LOAD_FORMAT = "alphasteer"
 KEY = "alphasteer"
@@ -24,11 +23,6 @@ class ServingConfig(BaseModel):
     strength: float = Field(1.0, description="A factor on the fitted strength, for requests that do not say.")
     allow_strength: bool = Field(False, description="Requests may set their own strength.")
     highest_strength: float = Field(1.5, gt=0, description="Strengths of requests are clamped to 0 .. this.")
-
-
-def serving_config(folder: str, **options: Any) -> ServingConfig:
-    """The settings for an artefact; ``options`` are the other fields of ``ServingConfig``."""
-    return ServingConfig(folder=folder, digest=Steering.from_pretrained(folder).digest, **options)
 
 
 def additional_config(config: ServingConfig) -> dict[str, Any]:

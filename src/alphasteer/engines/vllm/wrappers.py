@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.requests import problem_of, salted
-from alphasteer.engines.vllm.self_test import FILLER, check_self_test
+from alphasteer.engines.vllm.self_test import check_self_test
 from alphasteer.engines.vllm.settings import is_steered, read_config
 from alphasteer.steering import Steering
 
