@@ -30,7 +30,7 @@ def evidence(monkeypatch):
     let_letters_refuse(monkeypatch, "learning.contrast", "baselines.surgical")
     model = tiny_model("Llama")
     examples = gather([PromptSet.of(BENIGN, "b")], [PromptSet.of(HARMFUL, "h")], SETTINGS, LogReporter())
-    return Evidence(model, tiny_tokenizer(), examples, SETTINGS, LogReporter(), Shelf())
+    return Evidence(model, tiny_tokenizer(), examples, SETTINGS, LogReporter(), Shelf(), every_layer=True)
 
 
 def means_apart(evidence, layer):

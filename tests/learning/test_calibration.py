@@ -53,6 +53,28 @@ def test_benign_sources_are_calibrated_together():
     assert (found.opened["a"], found.opened["b"]) == (0.0, pytest.approx(0.04, abs=0.005))
 
 
+def test_a_source_that_is_large_enough_keeps_a_budget_of_its_own():
+    one, other = torch.rand(2, 500, generator=torch.Generator().manual_seed(0))
+    few = torch.full((20,), 8.0)
+    sources = {"a": one, "b": other + 1, "few": few}
+    found = calibrate(sources, {"m": torch.full((50,), 9.0)}, budget=0.1, source_budget=0.02, ceiling_quantile=0.5)
+    assert found.threshold == benign_threshold(other + 1, 0.02)
+    assert found.opened["b"] <= 0.02
+    assert found.opened["few"] == 1.0, "20 prompts are too few to hold a budget of 2 %"
+    assert (found.n, found.observed) == (1020, pytest.approx((20 + 500 * found.opened["b"]) / 1020))
+
+
+def test_the_area_is_the_chance_that_a_malicious_prompt_scores_higher():
+    low, high = torch.tensor([0.0, 1.0, 2.0, 3.0] * 20), torch.tensor([1.5, 2.5, 9.0])
+    found = calibrate({"b": low}, {"m": high}, budget=0.02, ceiling_quantile=0.5)
+    assert found.auc == pytest.approx((0.5 + 0.75 + 1) / 3)
+
+
+def test_a_budget_too_small_for_the_prompts_is_refused_and_says_what_would_do():
+    with pytest.raises(LearningError, match=r"98 prompts .* budget of 0.01; give at least 99, or allow 0.01"):
+        calibrate({"b": torch.rand(98)}, {"m": torch.ones(9)}, budget=0.01, ceiling_quantile=0.5)
+
+
 def test_an_empty_side_is_refused():
     with pytest.raises(LearningError, match="held-out"):
         calibrate({"b": torch.zeros(0)}, {"m": torch.ones(3)}, budget=0.02, ceiling_quantile=0.3)

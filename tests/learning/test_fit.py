@@ -14,7 +14,9 @@ from alphasteer.reporting import LogReporter
 
 BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law") for n in range(16)]
 HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
-QUICK = FitSettings(starter=False, steps=2, trials=4, probes=6, replies=48, reply_tokens=4)
+QUICK = FitSettings(
+    starter=False, benign_budget=0.2, source_budget=0.2, steps=2, trials=4, probes=6, replies=48, reply_tokens=4
+)
 
 
 class Listener(LogReporter):
@@ -54,11 +56,17 @@ def test_a_steering_comes_with_its_record_and_fits_its_model(model):
 
 
 def test_refined_directions_are_tried_beside_those_of_the_contrast(model):
-    tried = {trial["rule"] for trial in run(model).record["trials"]}
-    assert {"own replies", "own replies, refined"} <= tried
+    record = run(model).record
+    refined = {trial["rule"].partition(", refined on ")[::2] for trial in record["trials"]}
+    assert ("own replies", "1-1") in refined, "the third of the model above the gate is among the windows"
+    assert any(not window for _, window in refined)
+    assert record["trials"][0]["rule"] in record["selection"]["reason"]
+    surprises = [push["surprise"] for push in record["selection"]["searched"]]
+    assert 1 <= len(surprises) <= QUICK.trials
+    assert surprises == sorted(surprises)
     plain = run(model, settings=QUICK.model_copy(update={"directions": "contrast"}))
     assert not any("refined" in trial["rule"] for trial in plain.record["trials"])
-    assert len(plain.record["trials"]) == QUICK.trials
+    assert len(plain.record["trials"]) == len(plain.record["selection"]["searched"])
 
 
 def test_the_starter_prompts_join_the_given_ones_unless_told_otherwise():
@@ -115,10 +123,10 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(model, tmp_path):
     assert any(name.startswith("replies") for name in read)
     ran = []
     handle = model.model.layers[0].register_forward_hook(lambda *_: ran.append(1))
-    run(model, work=tmp_path)
+    resumed = run(model, work=tmp_path)
     warm, ran[:] = len(ran), []
-    assert run(model, work=tmp_path).digest == run(model).digest
-    cold = len(ran) - warm
+    assert resumed.digest == run(model).digest
+    cold = len(ran)
     handle.remove()
     assert warm < cold
 
@@ -137,6 +145,19 @@ def test_validation_sources_are_held_out_whole(model):
     extra = PromptSet.of([f"say {n}" for n in range(20)], "v")
     counts = run(model, benign_validation=extra).record["prompts"]["benign"]["v"]
     assert (counts["fit"], counts["held_out"]) == (0, 20)
+
+
+def test_without_validation_a_share_is_held_out_and_with_it_none(model):
+    extra = PromptSet.of([f"say {n}" for n in range(20)], "v")
+    alone, beside = (run(model, **more).record["prompts"] for more in ({}, {"benign_validation": extra}))
+    assert alone["benign"]["b"]["held_out"] > 0
+    assert beside["benign"]["b"]["held_out"] == 0
+    assert alone["malicious"]["h"]["held_out"] == beside["malicious"]["h"]["held_out"] > 0
+
+
+def test_a_budget_that_the_held_out_prompts_cannot_promise_is_refused(model):
+    with pytest.raises(LearningError, match=r"13 prompts .* cannot promise a budget of 0.01; give at least 99"):
+        run(model, settings=QUICK.model_copy(update={"benign_budget": 0.01}))
 
 
 def test_sources_of_one_name_are_told_apart(model):

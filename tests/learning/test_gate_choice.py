@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from alphasteer.learning import FitSettings
-from alphasteer.learning.gate_choice import Activations, Examined, best_by_layer, combine_layers, fit_candidates
+from alphasteer.learning.gate_choice import (
+    Activations,
+    Examined,
+    best_by_layer,
+    calibrated,
+    combine_layers,
+    fit_candidates,
+)
 
 LAYERS = (2, 3, 5)
 
@@ -35,19 +42,28 @@ def singles(examined):
     return fit_candidates(examined, LAYERS, FitSettings())
 
 
-def test_auc_is_the_chance_that_the_malicious_one_of_a_pair_scores_higher_averaged_over_sources(examined, singles):
+def test_auc_is_the_chance_that_the_malicious_one_of_a_pair_scores_higher_averaged_over_sources(singles):
     for candidate in singles[:3]:
-        (layer,) = candidate.w
-
-        def scores(side, layer=layer, w=candidate.w):
-            return [a.held_out[layer] @ w[layer] for a in side.values()]
-
         shares = [
             float((high[:, None] > low[None, :]).double().mean())
-            for low in scores(examined.benign)
-            for high in scores(examined.malicious)
+            for low in candidate.benign.values()
+            for high in candidate.malicious.values()
         ]
         assert candidate.auc == pytest.approx(sum(shares) / 4, abs=1e-6)
+
+
+def test_gates_are_chosen_on_the_fits_own_prompts_and_calibrated_on_the_others(examined, singles):
+    moved = {
+        name: Activations(source.fit, {n: rows + 5 for n, rows in source.held_out.items()})
+        for name, source in examined.benign.items()
+    }
+    swapped = Examined(moved, examined.malicious)
+    others = fit_candidates(swapped, LAYERS, FitSettings())
+    assert [c.fits for c in others] == [c.fits for c in singles]
+    best = combine_layers(singles)[0]
+    one, other = (calibrated(best, which, FitSettings()) for which in (examined, swapped))
+    assert one.threshold != other.threshold
+    assert one.n == 320
 
 
 def test_the_best_of_each_layer_comes_best_first(singles):
@@ -57,8 +73,8 @@ def test_the_best_of_each_layer_comes_best_first(singles):
     assert all(c.partial_auc <= b.partial_auc for b in best for c in singles if c.layer == b.layer)
 
 
-def test_layers_that_know_different_things_read_better_together(examined, singles):
-    combined = combine_layers(singles, examined, FitSettings())
+def test_layers_that_know_different_things_read_better_together(singles):
+    combined = combine_layers(singles)
     assert combined[0].partial_auc > best_by_layer(singles)[0].partial_auc
     by_layer = {c.layer: c.w[c.layer] for c in best_by_layer(singles)}
     for candidate in combined:

@@ -16,12 +16,12 @@ class Moments:
     """Sufficient statistics of activations h_1 ... h_n, in float64; two of them merge by addition.
 
     Attributes:
-        count: n.
+        count: n, or the sum of the weights.
         total: the sum of the h_i, of shape (d,).
         outer: the sum of the h_i h_i^T, of shape (d, d).
     """
 
-    count: int
+    count: float
     total: Tensor
     outer: Tensor
 
@@ -48,10 +48,19 @@ class Moments:
             raise LearningError(f"Moments of width {len(self.total)} and {len(other.total)} cannot be merged.")
         return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
 
+    def scaled(self, weight: float) -> "Moments":
+        """The moments with each activation counted ``weight`` times."""
+        return Moments(self.count * weight, self.total * weight, self.outer * weight)
+
+    @staticmethod
+    def sum(parts: Iterable["Moments"]) -> "Moments":
+        """The moments of several sets together; at least one."""
+        return reduce(operator.add, parts)
+
     @staticmethod
     def pooled(parts: Iterable[Tensor]) -> "Moments":
         """The moments of several sets of activations together; at least one."""
-        return reduce(operator.add, map(Moments.of, parts))
+        return Moments.sum(map(Moments.of, parts))
 
     @property
     def mean(self) -> Tensor:

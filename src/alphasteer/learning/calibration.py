@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from alphasteer.errors import LearningError
+from alphasteer.learning.roc import area_under_roc
+
+METHOD = "split conformal"
+"""How a threshold is set, as the record states it."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,17 @@ class Calibration:
         threshold: the score up to which nothing is pushed.
         ceiling: the score from which the push is full.
         opened: by source, the share of held-out prompts whose score is above the threshold.
+        n: how many benign prompts the threshold was set on.
+        observed: the share of them whose score is above it.
+        auc: area under the ROC curve of the held-out prompts' scores, all benign against all malicious ones.
     """
 
     threshold: float
     ceiling: float
     opened: Mapping[str, float]
+    n: int
+    observed: float
+    auc: float
 
 
 def benign_threshold(scores: Tensor, budget: float) -> float:
@@ -39,29 +49,59 @@ def benign_threshold(scores: Tensor, budget: float) -> float:
     return float(ordered[min(rank, len(ordered)) - 1])
 
 
+def fewest_prompts(budget: float) -> int:
+    """How many calibration prompts a budget wants: with n of them none below 1 / (n + 1) can be promised."""
+    return math.ceil(1 / budget - 1e-9) - 1
+
+
+def check_enough(n: int, budget: float, name: str) -> None:
+    """Refuse a promise that n calibration prompts cannot give.
+
+    Raises:
+        LearningError: saying how many would do, and what budget these allow.
+    """
+    if n < fewest_prompts(budget):
+        raise LearningError(
+            f"{n} prompts ({name}) cannot promise a budget of {budget:g}; give at least "
+            f"{fewest_prompts(budget)}, or allow {1 / (n + 1):.2g}."
+        )
+
+
 def calibrate(
-    benign: Mapping[str, Tensor], malicious: Mapping[str, Tensor], *, budget: float, ceiling_quantile: float
+    benign: Mapping[str, Tensor],
+    malicious: Mapping[str, Tensor],
+    *,
+    budget: float,
+    source_budget: float | None = None,
+    ceiling_quantile: float,
 ) -> Calibration:
     """Set a gate's threshold on benign scores and its ceiling on malicious ones.
 
-    The budget holds for the benign sources taken together. The ceiling is the quantile of the malicious scores,
-    each source counting equally, but always above the threshold.
+    The budget holds for the benign sources taken together, and ``source_budget``, if given, for each by itself that
+    has prompts enough for it: then refusals can nowhere rise by more. The ceiling is the quantile of the malicious
+    scores, each source counting equally, but always above the threshold.
 
     Args:
         benign: by source, held-out gate scores of shape (n,).
         malicious: by source, held-out gate scores of shape (m,).
 
     Raises:
-        LearningError: if a side is empty.
+        LearningError: if a side is empty, or the benign one too small for the budget.
     """
     if not benign or not malicious or not all(len(s) for s in (*benign.values(), *malicious.values())):
         raise LearningError(
             "Calibration needs held-out benign and malicious prompts; give more prompts or hold more out."
         )
-    threshold = benign_threshold(torch.cat(list(benign.values())), budget)
+    low, high = (torch.cat(list(side.values())) for side in (benign, malicious))
+    check_enough(len(low), budget, "benign, held out")
+    threshold = benign_threshold(low, budget)
+    if source_budget is not None:
+        large = [scores for scores in benign.values() if len(scores) >= fewest_prompts(source_budget)]
+        threshold = max([threshold, *(benign_threshold(scores, source_budget) for scores in large)])
     quantiles = [float(s.double().quantile(ceiling_quantile)) for s in malicious.values()]
-    spread = float(torch.cat(list(malicious.values())).double().std(unbiased=False))
+    spread = float(high.double().std(unbiased=False))
     # A ceiling at or below the threshold would make the gate a step; a little slope keeps near misses gentle.
     ceiling = max(sum(quantiles) / len(quantiles), threshold + max(0.1 * spread, 1e-6))
     opened = {name: float((s > threshold).double().mean()) for name, s in (*benign.items(), *malicious.items())}
-    return Calibration(threshold, ceiling, opened)
+    observed = float((low > threshold).double().mean())
+    return Calibration(threshold, ceiling, opened, len(low), observed, area_under_roc(low, high))

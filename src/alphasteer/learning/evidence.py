@@ -19,6 +19,17 @@ from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
 from alphasteer.steering import Steering
 
+HIGHEST_GATE = 0.6
+"""A gate reads no higher than this share of the layers, unless told to: what is above is left to be pushed."""
+
+
+def highest_gate_layer(settings: FitSettings, depth: int) -> int:
+    """The highest layer that a gate may read."""
+    last = depth - 2  # above the gate, something must be left to push
+    if settings.preset == "paper" or settings.gate_layer is not None:
+        return last
+    return min(last, int(HIGHEST_GATE * depth) if settings.window is None else settings.window[0])
+
 
 class Evidence:
     """One model and the examples it is studied on; the method and every baseline learn from the same.
@@ -26,11 +37,25 @@ class Evidence:
     Attributes:
         decoder, template, fingerprint: what is known of the model.
         readings: activations of any prompts, from the first quarter of the layers on.
+        gate_readings: the same up to the highest layer that a gate may read: what lies above need not run.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, examples: Examples, settings: FitSettings, report: Reporter, shelf: Shelf
+        self,
+        model: Any,
+        tokenizer: Any,
+        examples: Examples,
+        settings: FitSettings,
+        report: Reporter,
+        shelf: Shelf,
+        *,
+        every_layer: bool = False,
     ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            every_layer: gates may read any layer, as some baselines' do.
+        """
         self.model, self.tokenizer, self.examples = model, tokenizer, examples
         self.settings, self.report, self.shelf = settings, report, shelf
         self.decoder = find_decoder(model)
@@ -38,9 +63,12 @@ class Evidence:
         self.template = ChatTemplate(tokenizer)
         self.fingerprint: Fingerprint = fingerprint(model, tokenizer)
         # The lowest quarter never separates, and what is read there is never pushed.
-        layers = range(len(self.decoder) // 4, len(self.decoder))
-        weights = [self.fingerprint.weights]
-        self.readings = Readings(model, self.decoder, self.template, layers, shelf, report, weights)
+        depth = len(self.decoder)
+        lowest, highest = depth // 4, depth - 1 if every_layer else highest_gate_layer(settings, depth)
+        self.readings, self.gate_readings = (
+            Readings(model, self.decoder, self.template, layers, shelf, report, [self.fingerprint.weights])
+            for layers in (range(lowest, depth), range(lowest, highest + 1))
+        )
 
     @cached_property
     def examined(self) -> Examined:
@@ -54,8 +82,8 @@ class Evidence:
         activations = {}
         for number, source in enumerate(sources, start=1):
             name = f"{number} of {len(sources)}, {Path(source.name).name}"
-            fitted = self.readings.of(source.fit.prompts, name)
-            held_out = self.readings.of(source.held_out.prompts, f"{name}, held out")
+            fitted = self.gate_readings.of(source.fit.prompts, name)
+            held_out = self.gate_readings.of(source.held_out.prompts, f"{name}, held out")
             activations[source.name] = Activations(fitted, held_out)
         for side in (self.examples.benign, self.examples.malicious):
             sides.append({source.name: activations[source.name] for source in side})
@@ -71,7 +99,6 @@ class Evidence:
     def directions(self) -> dict[str, ByLayer]:
         """Refusal directions by rule: each contrast's, and their mean where there are two."""
         found: dict[str, ByLayer] = {}
-        _ = self.examined  # first: its readings, source by source, are those that an earlier fit kept
         for contrast in self.observed.contrasts:
             refused = self.readings.of(contrast.refused, "refused requests")
             complied = self.readings.of(contrast.complied, "complied requests")

@@ -47,9 +47,9 @@ def gather(
 ) -> Examples:
     """Sample and split the sources, and take out what contradicts itself.
 
-    Every source keeps ``settings.held_out`` of its prompts out, unless its prompts carry splits of their own
-    (as the starter prompts do): then ``test`` is left alone and ``validation`` is held out. Validation sources
-    are held out whole.
+    Validation sources are held out whole, and the side's other sources are then fitted on whole; without them every
+    source keeps ``settings.held_out`` of its prompts out. Prompts that carry splits of their own, as the starter
+    prompts do, keep to them: ``validation`` is held out and ``test`` left alone.
 
     Raises:
         LearningError: if a side has too few prompts to fit on or to hold out.
@@ -64,8 +64,8 @@ def gather(
         dropped = sum(prompts.dropped for prompts in sets)
         if dropped:
             report.say(f"{dropped} duplicate {name} prompts were left out.")
-        sources = [_split(prompts, settings) for prompts in sets[:count]]
-        validation = [prompts.limit(settings.limit, settings.seed) for prompts in sets[count:]]
+        validation = [_limited(prompts, settings) for prompts in sets[count:]]
+        sources = [_split(prompts, settings, whole=bool(validation)) for prompts in sets[:count]]
         sources += [Source(prompts.name, prompts.where(lambda _: False), prompts) for prompts in validation]
         for part, fewest in (("fit", FEWEST_FIT), ("held_out", FEWEST_HELD_OUT)):
             have = sum(len(getattr(source, part)) for source in sources)
@@ -89,9 +89,16 @@ def _told_apart(sources: Sequence[Source]) -> tuple[Source, ...]:
     return tuple(named)
 
 
-def _split(prompts: PromptSet, settings: FitSettings) -> Source:
+def _split(prompts: PromptSet, settings: FitSettings, *, whole: bool) -> Source:
     if any(prompt.split for prompt in prompts):
-        fit = prompts.where(lambda p: p.split == "fit").limit(settings.limit, settings.seed)
+        fit = _limited(prompts.where(lambda p: p.split == "fit"), settings)
         return Source(prompts.name, fit, prompts.where(lambda p: p.split == "validation"))
-    fit, held_out = prompts.limit(settings.limit, settings.seed).split(settings.held_out, settings.seed)
-    return Source(prompts.name, fit, held_out)
+    limited = _limited(prompts, settings)
+    if whole:
+        return Source(prompts.name, limited, prompts.where(lambda _: False))
+    return Source(prompts.name, *limited.split(settings.held_out, settings.seed))
+
+
+def _limited(prompts: PromptSet, settings: FitSettings) -> PromptSet:
+    limited = prompts.limit(settings.limit, settings.seed)
+    return limited.limit_text(settings.characters, settings.seed) if len(limited) else limited

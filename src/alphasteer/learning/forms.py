@@ -4,15 +4,20 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.gate_choice import GateCandidate, best_by_layer
 from alphasteer.steering import Gate, Push, Steering
 
 
 def one_gate(
-    gate: GateCandidate, directions: Mapping[int, Tensor], strength: float, reply_start: Sequence[int]
+    gate: GateCandidate,
+    calibration: Calibration,
+    directions: Mapping[int, Tensor],
+    strength: float,
+    reply_start: Sequence[int],
 ) -> Steering:
     """The default: one calibrated gate decides, every layer of ``directions`` is pushed, at reply starts only."""
-    decides = Gate(gate.w, gate.calibration.threshold, gate.calibration.ceiling)
+    decides = Gate(gate.w, calibration.threshold, calibration.ceiling)
     return Steering((Push(decides, directions, strength),), tuple(reply_start))
 
 

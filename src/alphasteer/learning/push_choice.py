@@ -26,6 +26,8 @@ class Trial:
         rule: the contrast whose direction is pushed along (see ``contrast``).
         first, last: the pushed layers.
         strength: factor on the direction.
+        surprise: at the model's own refusals, in nats a token.
+        divergence: of altered benign prompts, in nats.
         refused: share of short replies that refuse.
         coherent: share of short replies that are language.
         probes: on how many requests that was tried.
@@ -35,13 +37,15 @@ class Trial:
     first: int
     last: int
     strength: float
+    surprise: float | None = None
+    divergence: float | None = None
     refused: float = 0.0
     coherent: float = 0.0
     probes: int = 0
 
 
 def possible_pushes(gate_layer: int, layers: int, rules: Sequence[str], settings: FitSettings) -> list[Trial]:
-    """Pushes along the contrast's directions, ``settings.trials`` of them drawn by the seed.
+    """For the paper's form, whose prompts' caches cannot be kept: ``settings.trials`` pushes drawn by the seed.
 
     From all windows above the gate that begin in the lower half of what is there, at every strength.
     """

@@ -1,6 +1,5 @@
 """Setting a steering's thresholds anew on prompts of one's own, from what its gates read and nothing else."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from alphasteer.errors import LearningError
-from alphasteer.learning.calibration import benign_threshold
+from alphasteer.learning.calibration import benign_threshold, check_enough
 from alphasteer.steering import Gate, Steering
 
 METHOD = "split conformal on the gates' largest excess"
@@ -16,11 +15,6 @@ LEAST_SLOPE = 0.1
 """A ceiling stays at least this share of its former distance above the threshold."""
 ROUNDING = 1e-6
 """Of that distance: keeps the prompt that sets the threshold below it, whatever float32 makes of it."""
-
-
-def fewest_prompts(budget: float) -> int:
-    """How many calibration prompts a budget wants: with n of them none below 1 / (n + 1) can be promised."""
-    return math.ceil(1 / budget - 1e-9) - 1
 
 
 def largest_excess(gates: Sequence[Gate], scores: Sequence[Tensor]) -> Tensor:
@@ -60,11 +54,7 @@ def recalibrated(steering: Steering, excess: Mapping[str, Tensor], budget: float
     """
     together = {"all prompts": torch.cat(list(excess.values()))}
     for name, values in (excess if each_group else together).items():
-        if len(values) < fewest_prompts(budget):
-            raise LearningError(
-                f"{len(values)} prompts ({name}) cannot promise a budget of {budget:g}; give at least "
-                f"{fewest_prompts(budget)}, or allow {1 / (len(values) + 1):.2g}."
-            )
+        check_enough(len(values), budget, name)
     shift = max(benign_threshold(values, budget) for values in (excess if each_group else together).values()) + ROUNDING
     pushes = tuple(replace(push, gate=_moved(push.gate, shift)) for push in steering.pushes)
     calibration = {

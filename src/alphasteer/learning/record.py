@@ -5,39 +5,36 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from alphasteer.learning.contrast import Contrast
-from alphasteer.learning.examples import Examples
+from alphasteer.learning.calibration import METHOD, Calibration
+from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import GateCandidate, best_by_layer
 from alphasteer.learning.push_choice import Trial
-from alphasteer.learning.settings import FitSettings
+from alphasteer.learning.selection import Selected
 from alphasteer.prompts import union
 
 PACKAGES = ("alphasteer", "torch", "transformers")
 
 
 def fit_record(
-    settings: FitSettings,
-    dtype: str,
-    examples: Examples,
-    contrasts: Sequence[Contrast],
+    evidence: Evidence,
     singles: Sequence[GateCandidate],
     gate: GateCandidate,
-    trials: Sequence[Trial],
-    before: float,
+    calibration: Calibration,
+    selected: Selected,
 ) -> dict[str, Any]:
     """The record of a fit.
 
     Args:
-        dtype: in which the model ran.
         singles, gate: the gates that were compared, and the one that decides.
-        trials: the pushes that were tried, the chosen one first.
-        before: share of the probe requests refused without steering.
+        calibration: its operating point.
+        selected: the push, and how it was found.
     """
-    best = trials[0]
+    settings, examples, best = evidence.settings, evidence.examples, selected.finalists[0]
+    contrasts = evidence.observed.contrasts
     return {
         "settings": settings.model_dump(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "dtype": dtype,
+        "dtype": str(evidence.model.dtype).removeprefix("torch."),
         "prompts": {
             side: {
                 source.name: {
@@ -51,19 +48,49 @@ def fit_record(
             for side, sources in (("benign", examples.benign), ("malicious", examples.malicious))
         },
         "contrast": {"rule": best.rule, "found": {c.rule: [len(c.refused), len(c.complied)] for c in contrasts}},
-        "gate": {"layers": sorted(gate.w), "auc": gate.auc, "partial_auc": gate.partial_auc},
+        "gate": {
+            "layers": sorted(gate.w),
+            "auc": gate.auc,
+            "partial_auc": gate.partial_auc,
+            "held_out_auc": calibration.auc,
+        },
         "gates": [_gate_record(c) for c in sorted(best_by_layer(singles), key=lambda c: c.layer)],
         "calibration": {
+            "method": METHOD,
             "budget": settings.benign_budget,
-            "threshold": gate.calibration.threshold,
-            "ceiling": gate.calibration.ceiling,
-            "opened": dict(gate.calibration.opened),
+            "source_budget": settings.source_budget,
+            "n": calibration.n,
+            "observed": calibration.observed,
+            "threshold": calibration.threshold,
+            "ceiling": calibration.ceiling,
+            "opened": dict(calibration.opened),
         },
-        "trials": [vars(trial) for trial in trials],
-        "validation": {"probes": best.probes, "refused": {"vanilla": before, "steered": best.refused}},
+        "selection": {
+            "reason": selected.reason,
+            "tokens": selected.tokens,
+            "full_replies": selected.full,
+            "searched": [_searched(push) for push in selected.searched],
+        },
+        "trials": [_judged(push) for push in selected.finalists],
+        "validation": {
+            "probes": best.probes,
+            "refused": {"vanilla": selected.before, "steered": best.refused},
+        },
     }
 
 
 def _gate_record(candidate: GateCandidate) -> dict[str, Any]:
     ((layer, mu, alpha),) = candidate.fits
     return {"layer": layer, "mu": mu, "alpha": alpha, "auc": candidate.auc, "partial_auc": candidate.partial_auc}
+
+
+def _push(push: Trial) -> dict[str, Any]:
+    return {"rule": push.rule, "first": push.first, "last": push.last, "strength": push.strength}
+
+
+def _searched(push: Trial) -> dict[str, Any]:
+    return {**_push(push), "surprise": push.surprise, "divergence": push.divergence}
+
+
+def _judged(push: Trial) -> dict[str, Any]:
+    return {**_push(push), "refused": push.refused, "coherent": push.coherent, "probes": push.probes}

@@ -41,7 +41,7 @@ def recorded_evidence(model: Any, tokenizer: Any, steering: Steering, report: Re
         malicious_validation=validation["malicious"],
     )
     _check_unchanged(examples, record["prompts"])
-    return Evidence(model, tokenizer, examples, settings, report, shelf)
+    return Evidence(model, tokenizer, examples, settings, report, shelf, every_layer=True)
 
 
 def _check_unchanged(examples: Examples, recorded: Any) -> None:

@@ -20,7 +20,10 @@ class FitSettings(BaseModel):
     preset: Preset = Field("default", description="default: one gate drives many layers; paper: a gate per layer.")
     starter: bool = Field(True, description="The starter prompts join the given ones, on both sides.")
     limit: int | None = Field(None, ge=2, description="At most this many prompts of each source, drawn by the seed.")
-    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each source kept from the fit, for calibration.")
+    characters: int = Field(500_000, ge=1, description="At most so much text of each source, drawn by the seed.")
+    held_out: float = Field(
+        0.25, gt=0, lt=1, description="Share of each source kept from the fit where a side has no validation prompts."
+    )
     gate_layer: int | None = Field(None, ge=0, description="Layer of the gate; chosen by gate quality if not given.")
     layers: str = Field("auto", pattern=r"^(auto|\d+-\d+)$", description="Pushed layers, such as 12-20, or auto.")
     strength: float | None = Field(None, description="Factor on the refusal direction; chosen if not given.")
@@ -33,11 +36,16 @@ class FitSettings(BaseModel):
     mu: float | None = Field(None, ge=0, description="Weight of the benign moments (soft); chosen if not given.")
     null_share: float = Field(0.6, gt=0, le=1, description="Share of dimensions in the null space (hard).")
     alpha: float = Field(1e-3, gt=0, description="Ridge, in units of the malicious activations' mean energy.")
-    benign_budget: float = Field(0.02, gt=0, lt=1, description="Share of held-out benign prompts that may be pushed.")
+    benign_budget: float = Field(0.01, gt=0, lt=1, description="Share of benign prompts that may be altered.")
+    source_budget: float = Field(
+        0.02, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
+    )
     ceiling_quantile: float = Field(0.2, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
     replies: int = Field(200, ge=8, description="About so many malicious requests are replied to for the contrast.")
     reply_tokens: int = Field(28, ge=4, description="Length of the short replies that are judged while fitting.")
-    trials: int = Field(32, ge=1, description="Ways to push along the contrast that are tried, drawn by the seed.")
+    trials: int = Field(32, ge=1, description="Ways to push that the search tries.")
+    minutes: float | None = Field(None, gt=0, description="The search begins no try after so long.")
+    divergence: float = Field(8.0, gt=0, description="Most nats that altered benign prompts may diverge, on average.")
     probes: int = Field(24, ge=4, description="Held-out requests of a source on which the best pushes are tried.")
     seed: int = Field(0, description="Draws samples; the same seed gives the same steering.")
 

@@ -4,6 +4,7 @@
 """
 
 from alphasteer.models.caches import shareable_cache
+from alphasteer.models.counting import Tokens, counted_tokens
 from alphasteer.models.decoder import Decoder, check_decoder, find_decoder, layer_lists, residual_of, with_residual
 from alphasteer.models.fingerprint import Fingerprint, fingerprint, model_fields, weights_digest
 from alphasteer.models.loading import context_length, load_model
@@ -11,8 +12,10 @@ from alphasteer.models.loading import context_length, load_model
 __all__ = [
     "Decoder",
     "Fingerprint",
+    "Tokens",
     "check_decoder",
     "context_length",
+    "counted_tokens",
     "find_decoder",
     "fingerprint",
     "layer_lists",

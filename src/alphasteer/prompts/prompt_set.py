@@ -1,6 +1,7 @@
 """Prompts and sets of prompts."""
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -95,6 +96,13 @@ class PromptSet:
             return self
         chosen = sorted(random.Random(seed).sample(range(len(self)), count))
         return PromptSet(self.name, tuple(self.prompts[i] for i in chosen), self.dropped)
+
+    def limit_text(self, characters: int, seed: int = 0) -> "PromptSet":
+        """As many prompts as hold at most so much text, at least one; drawn by ``seed``, in source order."""
+        drawn = random.Random(seed).sample(range(len(self)), len(self))
+        sizes = itertools.accumulate(len(self.prompts[i].text) for i in drawn)
+        count = sum(size <= characters for size in sizes)
+        return PromptSet(self.name, tuple(self.prompts[i] for i in sorted(drawn[: max(1, count)])), self.dropped)
 
     def first_or_drawn(self, count: int | None, seed: int | None = None) -> "PromptSet":
         """The first ``count`` prompts, or ``count`` drawn by a seed; all without a count."""

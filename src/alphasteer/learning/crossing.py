@@ -1,0 +1,85 @@
+"""Cross-fitting: gates judged on prompts that they have not seen, with none held back from the fit.
+
+What is held out is then free for calibration alone, whose promise would not be exact if gates were chosen on it too.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, empty
+
+from alphasteer.activations import Moments
+
+FOLDS = 5
+
+Solve = Callable[[Moments, Moments], Tensor]
+"""A read-out from the benign and the malicious moments."""
+Side = Mapping[str, Tensor]
+"""By source, a layer's activations of shape (n, d)."""
+Scores = Mapping[str, Tensor]
+"""By source, scores of shape (n,)."""
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A read-out and what its likes score.
+
+    Attributes:
+        w: fitted on all prompts, of shape (d,), scaled so that malicious ones score 1 on average.
+        benign, malicious: each prompt's score by the read-out of the other folds, float32.
+    """
+
+    w: Tensor
+    benign: Scores
+    malicious: Scores
+
+
+class LayerFit:
+    """One layer's activations, from which any number of read-outs is fitted."""
+
+    def __init__(self, benign: Side, malicious: Side, *, weigh: bool) -> None:
+        """Take the moments, fold by fold.
+
+        Args:
+            weigh: a source counts as the square root of its size, so that a large one does not outvote the small
+                (docs/method.md); else every prompt counts the same.
+        """
+        self._sides = [{name: rows for name, rows in side.items() if len(rows)} for side in (benign, malicious)]
+        self._folds = [
+            [
+                Moments.sum(parts)
+                if (parts := [_part(rows, fold, weigh) for rows in side.values() if len(rows) > fold])
+                else None
+                for fold in range(FOLDS)
+            ]
+            for side in self._sides
+        ]
+
+    def fit(self, solve: Solve) -> Crossed:
+        """One read-out on everything and one without each fold."""
+        w = self._read_out(solve, without=None)
+        found = [{name: empty(len(rows)) for name, rows in side.items()} for side in self._sides]
+        for fold in range(FOLDS):
+            other = self._read_out(solve, without=fold)
+            for scores, side in zip(found, self._sides, strict=True):
+                for name, rows in side.items():
+                    chosen = _fold(rows, fold)
+                    scores[name][chosen] = rows[chosen].float() @ other
+        return Crossed(w, *found)
+
+    def _read_out(self, solve: Solve, without: int | None) -> Tensor:
+        benign, malicious = (
+            Moments.sum([m for n, m in enumerate(folds) if n != without and m is not None]) for folds in self._folds
+        )
+        w = solve(benign, malicious)
+        return (w / (w @ malicious.mean)).float()
+
+
+def _fold(rows: Tensor, fold: int) -> Tensor:
+    """Which rows make up a fold: every so many of those sorted by a coordinate, so the prompts' order is no matter."""
+    return rows[:, 0].argsort()[fold::FOLDS]
+
+
+def _part(rows: Tensor, fold: int, weigh: bool) -> Moments:
+    moments = Moments.of(rows[_fold(rows, fold)])
+    return moments.scaled(len(rows) ** -0.5) if weigh else moments

@@ -1,0 +1,238 @@
+"""Choosing the push in stages: a cheap search, refinement where it found most, short replies of the finalists."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alphasteer.learning.calibration import Calibration
+from alphasteer.learning.evidence import Evidence
+from alphasteer.learning.examples import Source
+from alphasteer.learning.forms import between, one_gate
+from alphasteer.learning.gate_choice import GateCandidate
+from alphasteer.learning.push_choice import FINALISTS, Trial, choose_push, third_above
+from alphasteer.learning.push_search import PushSpace, different_windows, search_pushes
+from alphasteer.learning.readings import ByLayer
+from alphasteer.learning.refining import ROWS, TOKENS, refine
+from alphasteer.models import counted_tokens
+from alphasteer.prompts import Prompt
+from alphasteer.replies import PrefilledPrompts, Reply, refuses
+from alphasteer.steering import Steering
+from alphasteer.steering.formula import gate_score
+
+STRENGTHS = (0.6, 1.4)
+"""The search tries strengths between these."""
+REFINED_STRENGTHS = (1.0, 1.3)
+"""Refined directions are learned at the first and judged at both."""
+WINDOWS = 2
+"""Directions are refined in so many of the search's best windows, and in the third of the model above the gate."""
+UNREFINED = 2
+"""So many of the search's best pushes are finalists as they are, beside refined ones."""
+FEWEST_OPEN = 8
+"""Nothing is searched or refined on fewer requests whose gate opens."""
+MOST_OPEN = 48
+"""Tries are measured on at most so many requests, and on as many altered benign prompts."""
+FULL_REPLY = 48
+"""Tokens of a reply by which candidates would be judged without stages: as long as ``alphasteer eval`` takes."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The chosen push and how it was found.
+
+    Attributes:
+        steering: what it makes of the gate, without a record.
+        finalists: judged by short replies, the chosen one first.
+        searched: the search's tries, best first.
+        before: share of the finalists' probes refused without steering.
+        tokens: forward tokens that the selection took, replies and gradient steps included.
+        full: what judging every candidate by full replies would have taken.
+    """
+
+    steering: Steering
+    finalists: list[Trial]
+    searched: list[Trial]
+    before: float
+    tokens: int
+    full: int
+
+    @property
+    def reason(self) -> str:
+        """Why this push, in a sentence."""
+        best, others = self.finalists[0], self.finalists[1:]
+        told = (
+            f"Layers {best.first} to {best.last}, {best.strength:g} times the direction of {best.rule}: refused "
+            f"{best.refused:.0%} of {best.probes} held-out malicious requests ({self.before:.0%} unsteered), "
+            f"{best.coherent:.0%} of the replies coherent"
+        )
+        if not others:
+            return f"{told}; the only finalist."
+        return f"{told}; the next best of {len(others) + 1} finalists refused {others[0].refused:.0%}."
+
+
+class Selection:
+    """One choice of a push for one calibrated gate."""
+
+    def __init__(self, evidence: Evidence, gate: GateCandidate, calibration: Calibration) -> None:
+        """Nothing is run yet."""
+        self.evidence, self.gate, self.calibration = evidence, gate, calibration
+        self.settings, self.model, self.report = evidence.settings, evidence.model, evidence.report
+        self.depth = len(evidence.decoder)
+        self.directions: dict[str, ByLayer] = dict(evidence.directions)
+
+    def run(self) -> Selected:
+        """Search, refine, judge."""
+        settings = self.settings
+        rules = tuple(self.directions)
+        with counted_tokens(self.model) as tokens:
+            searched = self._search(rules)
+            windows = self._windows(searched)
+            strengths = REFINED_STRENGTHS if settings.strength is None else (settings.strength,)
+            finalists = [
+                Trial(self._refined(rule, window), *window, strength)
+                for rule, window in windows
+                for strength in strengths
+            ]
+            finalists += searched[: UNREFINED if settings.refines else FINALISTS]
+            probes = self.evidence.held_out(self.evidence.examples.malicious, settings.probes)
+            prefilled = self.prefilled(probes)
+            before = [refuses(reply.text) for reply in prefilled.replies(settings.reply_tokens)]
+            judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report)
+        lengths = [len(sequence) for sequence in self.evidence.template.render_all(probes)]
+        full = (len(searched) + len(finalists)) * sum(length + FULL_REPLY for length in lengths)
+        return Selected(self.build(judged[0]), judged, searched, sum(before) / len(before), tokens.count, full)
+
+    def build(self, push: Trial) -> Steering:
+        """The steering that pushes like this."""
+        vectors = between(self.directions[push.rule], push.first, push.last)
+        return one_gate(self.gate, self.calibration, vectors, push.strength, self.evidence.template.reply_start)
+
+    def prefilled(self, prompts: Sequence[Prompt], rows: int | None = None) -> PrefilledPrompts:
+        """Prompts run up to their reply starts."""
+        template, tokenizer = self.evidence.template, self.evidence.tokenizer
+        rendered = template.render_all(prompts)
+        return PrefilledPrompts(self.model, tokenizer, rendered, template.reply_start, self.report, rows=rows)
+
+    def _search(self, rules: tuple[str, ...]) -> list[Trial]:
+        settings = self.settings
+        malicious = self._opened(self.evidence.examples.malicious)
+        strengths = STRENGTHS if settings.strength is None else (settings.strength, settings.strength)
+        space = PushSpace(rules, self.gate.layer, self.depth, strengths, settings.window)
+        if len(malicious) < FEWEST_OPEN:
+            self.report.say(f"The gate opens on {len(malicious)} held-out requests: pushes are not searched for.")
+            window = settings.window or third_above(self.gate.layer, self.depth)
+            return [Trial(rule, *window, settings.strength or 1.0) for rule in rules]
+        words = random.Random(settings.seed)
+        own = [reply for _, reply in self.evidence.observed.lessons]
+        refusals = [words.choice(own) for _ in malicious]
+        probe = _Probe(self, malicious, refusals, self._opened(self.evidence.examples.benign))
+        whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
+        keys = [prompt.key for prompt in (*malicious, *probe.benign)]
+        identity = [self.evidence.fingerprint.weights, str(self.model.dtype), whole, keys, settings.seed]
+        return search_pushes(
+            space,
+            probe.measure,
+            trials=settings.trials,
+            minutes=settings.minutes,
+            most_divergence=settings.divergence,
+            seed=settings.seed,
+            journal=self.evidence.shelf.journal("pushes", identity),
+            report=self.report,
+        )
+
+    def _opened(self, sources: Sequence[Source]) -> list[Prompt]:
+        """Held-out prompts whose gate opens, drawn by the seed, as many of each source as there is room for."""
+        found = []
+        for source in (source for source in sources if len(source.held_out)):
+            streams = self.evidence.gate_readings.of(source.held_out.prompts, source.name)
+            is_open = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
+            prompts = [p for p, opens in zip(source.held_out.prompts, is_open, strict=True) if opens]
+            found.append(random.Random(self.settings.seed).sample(prompts, len(prompts)))
+        share = MOST_OPEN // max(1, len(found))
+        return [prompt for prompts in found for prompt in prompts[:share]]
+
+    def _windows(self, searched: Sequence[Trial]) -> list[tuple[str, tuple[int, int]]]:
+        """Where to refine, and from which rule."""
+        if not self.settings.refines:
+            return []
+        start = self.evidence.observed.contrasts[0].rule
+        if self.settings.window is not None:
+            return [(start, self.settings.window)]
+        usual = third_above(self.gate.layer, self.depth)
+        windows = dict.fromkeys([*different_windows(searched, WINDOWS), usual])
+        return [(start, window) for window in windows]
+
+    def _refined(self, rule: str, window: tuple[int, int]) -> str:
+        """The rule under which the refined directions of a window now stand; the old one if they cannot be learned."""
+        name, settings = f"{rule}, refined on {window[0]}-{window[1]}", self.settings
+        if name in self.directions:
+            return name
+        lessons = self._lessons
+        if len(lessons) < FEWEST_OPEN:
+            self.report.say(f"The gate opens on {len(lessons)} requests to learn from: directions stay as they are.")
+            return rule
+        strength = REFINED_STRENGTHS[0] if settings.strength is None else settings.strength
+
+        def build(vectors: Any) -> Steering:
+            reply_start = self.evidence.template.reply_start
+            return one_gate(self.gate, self.calibration, vectors, strength, reply_start)
+
+        self.directions[name] = refine(
+            self.model,
+            self.prefilled([prompt for prompt, _ in lessons], ROWS),
+            [reply.tokens for _, reply in lessons],
+            between(self.directions[rule], *window),
+            build,
+            self.report,
+            steps=settings.steps,
+            seed=settings.seed,
+        )
+        return name
+
+    @property
+    def _lessons(self) -> list[tuple[Prompt, Reply]]:
+        """Requests whose gate opens, with refusals in the model's own words."""
+        observed = self.evidence.observed
+        streams = self.evidence.gate_readings.of([prompt for prompt, _ in observed.lessons], "malicious requests")
+        opened = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
+        return [lesson for lesson, is_open in zip(observed.lessons, opened, strict=True) if is_open]
+
+
+class _Probe:
+    """What a push does, at the price of one short forward."""
+
+    def __init__(
+        self, selection: Selection, malicious: Sequence[Prompt], refusals: Sequence[Reply], benign: Sequence[Prompt]
+    ) -> None:
+        self.model, self.build, self.benign = selection.model, selection.build, benign
+        self.refusals = [reply.tokens[:TOKENS] for reply in refusals]
+        self.malicious = selection.prefilled(malicious)
+        self.altered = selection.prefilled(benign) if benign else None
+        self.unsteered = self._odds()
+
+    @torch.inference_mode()
+    def measure(self, push: Trial) -> tuple[float, float]:
+        """Surprise at the model's own refusals, in nats a token, and divergence of altered benign prompts, in nats.
+
+        The latter is KL(unsteered || steered) of the reply's first token, averaged over them; 0 where there are none.
+        """
+        with self.build(push).attach(self.model):
+            surprise = count = 0.0
+            for number, rows in enumerate(self.malicious.batches):
+                refusals = [self.refusals[row] for row in rows]
+                size = sum(map(len, refusals))
+                surprise += float(self.malicious.surprise(number, refusals)) * size
+                count += size
+            steered = self._odds()
+        divergences = [(was.exp() * (was - now)).sum(-1) for was, now in zip(self.unsteered, steered, strict=True)]
+        mean = float(torch.cat(divergences).mean()) if divergences else 0.0
+        return surprise / count, mean
+
+    @torch.inference_mode()
+    def _odds(self) -> list[torch.Tensor]:
+        """Log-probabilities of the altered benign prompts' first reply tokens, batch by batch."""
+        if self.altered is None:
+            return []
+        return [self.altered.first_logits(number).log_softmax(-1) for number in range(len(self.altered.batches))]

@@ -1,0 +1,126 @@
+"""Steered models for the real vLLM, and what transformers makes of the same prompts."""
+
+import os
+from dataclasses import replace
+
+import torch
+from conftest import tiny_model, tiny_tokenizer
+
+from alphasteer.activations import with_self_test
+from alphasteer.engines.vllm.settings import STRENGTH, ServingConfig, additional_config
+from alphasteer.models import find_decoder, fingerprint, load_model
+from alphasteer.prompts import ChatTemplate
+from alphasteer.steering import Gate, Push, Steering
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    VLLM_NO_USAGE_STATS="1",
+    VLLM_LOGGING_LEVEL="WARNING",
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_USE_V2_MODEL_RUNNER="0",
+)
+CHATS = (
+    "Hi",
+    "What is the capital of France?",
+    "Tell me a story about a goat that climbs a very high mountain and meets a bear who is fond of honey and of maps.",
+    "2+2=",
+    "Write a haiku about rain.",
+    "How do I bake bread?",
+)
+TOP = 100
+"""So many logits of every token are compared."""
+
+
+def save_tiny(folder):
+    """A random model whose widths vLLM's attention takes, on two ranks too."""
+    model = tiny_model("Llama", hidden_size=128, intermediate_size=256, num_key_value_heads=4)
+    tokenizer = tiny_tokenizer()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_steering(source, folder, *, wrong=0.0):
+    """Two gates, one over several layers and one normalised, that change most replies; with its self-test.
+
+    Args:
+        wrong: by how much the stored self-test is off.
+    """
+    model, tokenizer = load_model(source, device="cpu")
+    decoder = find_decoder(model)
+    draw, depth = torch.Generator().manual_seed(0), len(decoder)
+
+    def vectors(layers, size):
+        return {layer: torch.randn(decoder.hidden_size, generator=draw) * size for layer in layers}
+
+    low, high = max(1, depth // 4), depth // 2
+    streams = 0.01 if depth > 8 else 1.0  # a real model's stream is long, a random one's is not
+    steering = Steering(
+        (
+            Push(Gate(vectors((low, high), streams), -3.0, 1.0), vectors(range(high, depth - 1), 250 * streams / 100)),
+            Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), streams), 0.5),
+        ),
+        ChatTemplate(tokenizer).reply_start,
+        fitted_on=fingerprint(model, tokenizer),
+    )
+    steering = with_self_test(model, tokenizer, steering)
+    scores = [score + wrong for score in steering.record["self_test"]["scores"]]
+    record = {**steering.record, "self_test": {**steering.record["self_test"], "scores": scores}}
+    steering = replace(steering, record=record)
+    steering.save_pretrained(folder)
+    return steering
+
+
+def engine(source, folder, steering, **options):
+    """vLLM on a steered model: float32, prompts in pieces, strengths by request."""
+    from vllm import LLM
+
+    config = ServingConfig(folder=str(folder), digest=steering.digest, allow_strength=True, highest_strength=2.0)
+    defaults = {
+        "load_format": "alphasteer",
+        "additional_config": additional_config(config),
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 512,
+        "max_num_batched_tokens": 64,
+        "max_num_seqs": 8,
+        "max_logprobs": TOP,
+        "logprobs_mode": "raw_logits",
+        "block_size": 32,
+        "async_scheduling": False,
+    }
+    return LLM(source, **{**defaults, **options})
+
+
+def ask(llm, strengths, tokens=30, chats=CHATS):
+    """Greedy replies: prompt tokens, strength, reply tokens and their top logits."""
+    from vllm import SamplingParams
+
+    params = [
+        SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=TOP, extra_args={STRENGTH: strength})
+        for strength in strengths
+    ]
+    found = []
+    outputs = llm.chat([[{"role": "user", "content": chat}] for chat in chats], params, use_tqdm=False)
+    for output, strength in zip(outputs, strengths, strict=True):
+        reply = output.outputs[0]
+        logits = [{token: entry.logprob for token, entry in place.items()} for place in reply.logprobs]
+        found.append((list(output.prompt_token_ids), strength, list(reply.token_ids), logits))
+    return found
+
+
+def compared(source, steering, found):
+    """Against transformers: the share of tokens that are equal, how far logits lie apart, and the push's own mark."""
+    model, _ = load_model(source, device="cpu")
+    same, worst, mark = [], 0.0, 0.0
+    for prompt, strength, reply, logits in found:
+        ids = torch.tensor([prompt + reply[:-1]])
+        with torch.inference_mode():
+            plain = model(ids).logits[0, len(prompt) - 1 :]
+            with steering.attach(model, strength=strength):
+                ours = model(ids).logits[0, len(prompt) - 1 :]
+        same += [a == b for a, b in zip(ours.argmax(-1).tolist(), reply, strict=True)]
+        gaps = [abs(value - float(ours[i, token])) for i, place in enumerate(logits) for token, value in place.items()]
+        worst, mark = max(worst, *gaps), max(mark, float((ours - plain).abs().max()))
+    return sum(same) / len(same), len(same), worst, mark
