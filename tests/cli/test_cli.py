@@ -50,6 +50,9 @@ def test_fit_writes_an_artefact_that_inspect_explains(artefact):
     words = call("inspect", artefact).stdout
     for word in ("gate reads layers", "Gate quality", "Held-out prompts that open the gate", "fine.txt"):
         assert word in words
+    assert "AUROC" in words
+    assert "Why this push: Layers" in words
+    assert (artefact / "selection.png").stat().st_size > 10_000
 
 
 def test_generate_from_arguments_and_files(artefact, place):

@@ -26,8 +26,10 @@ def command(
     strength: Annotated[float | None, typer.Option(help="Factor on the direction; chosen if not given.")] = None,
     directions: Annotated[str | None, typer.Option(help="refined (by gradient), or contrast: as measured.")] = None,
     benign_budget: Annotated[
-        float | None, typer.Option(help="Share of held-out benign prompts that may be pushed (0.02).")
+        float | None, typer.Option(help="Share of benign prompts that may be altered (0.01).")
     ] = None,
+    trials: Annotated[int | None, typer.Option(help="Ways to push that the search tries (32).")] = None,
+    minutes: Annotated[float | None, typer.Option(help="The search begins no try after so long.")] = None,
     starter: Annotated[
         bool | None, typer.Option(help="The starter prompts join the given ones (they do by default).")
     ] = None,
@@ -43,6 +45,7 @@ def command(
     Interrupted and run again, it goes on where it stopped.
     """
     from alphasteer.errors import LearningError
+    from alphasteer.evaluation.figures import selection_figure
     from alphasteer.learning import fit, fit_settings, read_config
     from alphasteer.models import load_model
 
@@ -58,6 +61,8 @@ def command(
         "strength": strength,
         "directions": directions,
         "benign_budget": benign_budget,
+        "trials": trials,
+        "minutes": minutes,
         "starter": starter,
         "limit": limit,
         "seed": seed,
@@ -77,6 +82,7 @@ def command(
     loaded, tokenizer = load_model(source, device, dtype)
     steering = fit(loaded, tokenizer, settings=settings, report=reporter, work=work, **prompts)
     steering.save_pretrained(output)
+    selection_figure(output / "selection.png", steering.record)
     reporter.say(f"Wrote {output}; try: alphasteer chat {output}")
     if as_json:
         import json

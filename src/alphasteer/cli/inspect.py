@@ -50,19 +50,37 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
         ["gate reads layers", "threshold", "ceiling", "pushed layers", "strength"],
         [list(p.values()) for p in pushes],
     )
+    calibration, selection = record.get("calibration", {}), record.get("selection", {})
+    gate = record.get("gate", {})
+    if "observed" in calibration:
+        console.print(
+            f"The gate opens on {calibration['observed']:.2%} of the {calibration['n']} benign prompts that its "
+            f"threshold was set on; by {calibration['method']} it alters at most {calibration['budget']:.2%} of "
+            "prompts like them in expectation."
+        )
+    if "held_out_auc" in gate:
+        console.print(f"As a detector of malicious prompts: AUROC {gate['held_out_auc']:.3f} on held-out prompts.")
+    if selection:
+        console.print(f"Why this push: {selection['reason']}")
     gates = record.get("gates", [])
     table(
-        "Gate quality on held-out prompts, by layer",
+        "Gate quality on prompts it had not seen, by layer",
         ["layer", "mu", "alpha", "AUC", "partial AUC"],
         [list(g.values()) for g in gates],
     )
-    opened = record.get("calibration", {}).get("opened", {})
+    opened = calibration.get("opened", {})
     table("Held-out prompts that open the gate", ["source", "share"], [[k, v] for k, v in opened.items()])
     trials = record.get("trials", [])[:SHOWN]
     table(
-        "Pushes tried on held-out prompts, the chosen one first",
+        "Pushes tried by replies to held-out prompts, the chosen one first",
         list(trials[0]) if trials else [],
         [list(t.values()) for t in trials],
+    )
+    searched = selection.get("searched", [])[:SHOWN]
+    table(
+        "Pushes searched, by surprise at the model's own refusals",
+        list(searched[0]) if searched else [],
+        [list(t.values()) for t in searched],
     )
     sources = [
         [side, name, s["fit"], s["held_out"]]

@@ -78,6 +78,39 @@ def pca_figure(path: Path, before: Mapping[str, Tensor], after: Mapping[str, Ten
     _save(figure, path)
 
 
+def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
+    """Left: how well each layer's gate separates. Right: the pushes that were tried, and those that none beats at both.
+
+    Args:
+        path: where to write the PNG.
+        record: of a fit; see ``alphasteer inspect``.
+    """
+    figure, (left, right) = _axes((12, 4.2))
+    gates, chosen = record["gates"], record["gate"]
+    layers = [gate["layer"] for gate in gates]
+    for key, name in (("auc", "AUC"), ("partial_auc", "partial AUC, up to 5 % false openings")):
+        left.plot(layers, [gate[key] for gate in gates], marker="o", markersize=3, label=f"{name}, one layer")
+        left.axhline(chosen[key], linestyle="--", linewidth=1, color=left.lines[-1].get_color(), label="chosen layers")
+    for layer in chosen["layers"]:
+        left.axvline(layer, color="black", linewidth=1, alpha=0.3)
+    left.set(title="Gates, on prompts that they had not seen", xlabel="layer", ylabel="area under the ROC curve")
+    left.legend(fontsize=8)
+    pushes = record["selection"]["searched"]
+    points = np.array([[push["divergence"] or 0.0, push["surprise"] or np.nan] for push in pushes])
+    if len(points) and not np.isnan(points).all():
+        shown = right.scatter(*points.T, c=[push["strength"] for push in pushes], s=22, cmap="viridis")
+        figure.colorbar(shown, ax=right, label="strength")
+        front = [p for p in points if not any((q <= p).all() and (q < p).any() for q in points)]
+        right.plot(*np.array(sorted(front, key=lambda p: p[0])).T, color="black", linewidth=1, label="front")
+        right.legend(fontsize=8)
+    right.set(
+        title="Pushes searched",
+        xlabel="divergence of altered benign prompts, nats",
+        ylabel="surprise at own refusals, nats a token",
+    )
+    _save(figure, path)
+
+
 def _axes(size: tuple[float, float], share: bool = False) -> tuple[Any, Sequence[Any]]:
     from matplotlib.figure import Figure  # not pyplot, which keeps global state and wants a display
 

@@ -1,12 +1,15 @@
 """Reading what the figures show: activations of held-out prompts, before and after steering."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alphasteer.activations import Moments
+from torch import Tensor
+
 from alphasteer.evaluation.figures import gate_figure, pca_figure
 from alphasteer.learning import gate_from_moments
+from alphasteer.learning.crossing import LayerFit
 from alphasteer.learning.readings import Readings
 from alphasteer.models import find_decoder, weights_digest
 from alphasteer.prompts import ChatTemplate, PromptSet
@@ -42,20 +45,25 @@ def draw_figures(
         report: follows the reading.
     """
     decoder, template = find_decoder(model), ChatTemplate(tokenizer)
-    identity = [weights_digest(model)]
-    fitted = Readings(model, decoder, template, range(len(decoder) // 4, len(decoder)), shelf, report, identity)
-    sample = {name: prompts.limit(PROMPTS_A_CLASS) for name, prompts in test.items()}
-    before = {name: fitted.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
-    weights = {fit["layer"]: fit for fit in steering.record["gates"]}
+    fits = {fit["layer"]: fit for fit in steering.record["gates"]}
+    layers = range(min(fits), max(fits) + 1)
+    fitted = Readings(model, decoder, template, layers, shelf, report, [weights_digest(model)])
     sides = [{name: fitted.of(prompts.prompts, name) for name, prompts in side.items()} for side in (benign, malicious)]
     gates = {}
-    for layer in weights:
-        low, high = (Moments.pooled(by_layer[layer] for by_layer in side.values()) for side in sides)
-        w = gate_from_moments(low, high, mu=weights[layer]["mu"], alpha=weights[layer]["alpha"])
-        gates[layer] = (w / (w @ high.mean)).float()
-    gate_figure(folder / "gate.png", steering, before, gates)
+    for layer, how in fits.items():
+        low, high = ({name: by_layer[layer] for name, by_layer in side.items()} for side in sides)
+        solve = partial(gate_from_moments, mu=how["mu"], alpha=how["alpha"])
+        gates[layer] = LayerFit(low, high, weigh=True).read_out(solve)
+    sample = {name: prompts.limit(PROMPTS_A_CLASS) for name, prompts in test.items()}
+    seen = {name: fitted.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
+    gate_figure(folder / "gate.png", steering, seen, gates)
     last = len(decoder) - 1
+
+    def at_the_end() -> dict[str, Tensor]:
+        readings = Readings(model, decoder, template, [last], Shelf(), report)
+        return {name: readings.of(prompts.prompts, f"test {name}")[last] for name, prompts in sample.items()}
+
+    before = at_the_end()
     with steering.attach(model):
-        steered = Readings(model, decoder, template, [last], Shelf(), report)
-        after = {name: steered.of(p.prompts, f"test {name}, steered")[last] for name, p in sample.items()}
-    pca_figure(folder / "activations.png", {name: a[last] for name, a in before.items()}, after, last)
+        after = at_the_end()
+    pca_figure(folder / "activations.png", before, after, last)

@@ -57,17 +57,17 @@ class LayerFit:
 
     def fit(self, solve: Solve) -> Crossed:
         """One read-out on everything and one without each fold."""
-        w = self._read_out(solve, without=None)
         found = [{name: empty(len(rows)) for name, rows in side.items()} for side in self._sides]
         for fold in range(FOLDS):
-            other = self._read_out(solve, without=fold)
+            other = self.read_out(solve, without=fold)
             for scores, side in zip(found, self._sides, strict=True):
                 for name, rows in side.items():
                     chosen = _fold(rows, fold)
                     scores[name][chosen] = rows[chosen].float() @ other
-        return Crossed(w, *found)
+        return Crossed(self.read_out(solve), *found)
 
-    def _read_out(self, solve: Solve, without: int | None) -> Tensor:
+    def read_out(self, solve: Solve, without: int | None = None) -> Tensor:
+        """One read-out, on everything or without one fold."""
         benign, malicious = (
             Moments.sum([m for n, m in enumerate(folds) if n != without and m is not None]) for folds in self._folds
         )
