@@ -14,6 +14,11 @@ METHOD = "split conformal"
 """How a threshold is set, as the record states it."""
 
 
+ENOUGH = 4
+"""A source keeps a budget of its own if so many of its held-out prompts may be beyond it: for fewer, the promise would
+cost more than the budget says (of 60 prompts and 2 %, none could be beyond the threshold)."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A gate's operating point and what it gives on the held-out prompts.
@@ -96,7 +101,7 @@ def calibrate(
     check_enough(len(low), budget, "benign, held out")
     threshold = benign_threshold(low, budget)
     if source_budget is not None:
-        large = [scores for scores in benign.values() if len(scores) >= fewest_prompts(source_budget)]
+        large = [scores for scores in benign.values() if len(scores) * source_budget >= ENOUGH]
         threshold = max([threshold, *(benign_threshold(scores, source_budget) for scores in large)])
     quantiles = [float(s.double().quantile(ceiling_quantile)) for s in malicious.values()]
     spread = float(high.double().std(unbiased=False))
