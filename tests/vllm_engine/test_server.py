@@ -40,7 +40,7 @@ class Served:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = ["serve", str(folder), "--engine", "vllm", "--name", "small", "--port", str(self.port)]
-        options = ["--dtype", "float32", "--allow-strength", "--batch", "8", "--enforce-eager"]
+        options = ["--dtype", "float32", "--allow-strength", "--batch", "8", "--", "--enforce-eager"]
         options += ["--max-model-len", "512", "--max-num-batched-tokens", "64"]
         self.log = log
         with log.open("w") as output:
