@@ -37,7 +37,7 @@ def command(
     """
     from alphasteer.evaluation import STARTER_SUITES, VANILLA, evaluate, read_suites, results
     from alphasteer.evaluation.pictures import draw_figures
-    from alphasteer.learning import fit
+    from alphasteer.learning import FitSettings, fit
     from alphasteer.models import load_model
     from alphasteer.models.demo_model import demo_model
     from alphasteer.prompts import starter_prompts
@@ -49,7 +49,9 @@ def command(
     source = demo_model(reporter)
     reporter.say(f"Loading {source}")
     model, tokenizer = load_model(source, device="cpu")
-    steering = fit(model, tokenizer, report=reporter, work=work)
+    # The starter prompts alone hold out 192 benign ones, too few for 1 %; and a demo is to end within minutes.
+    settings = FitSettings(benign_budget=0.02, trials=8, windows=0)
+    steering = fit(model, tokenizer, settings=settings, report=reporter, work=work)
     steering.save_pretrained(output / "steering")
     suites = [suite for name in STARTER_SUITES for suite in read_suites(name)]
     arms = {VANILLA: None, "steered": steering}

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from alphasteer.activations import Moments
 from alphasteer.learning.calibration import Calibration, calibrate
 from alphasteer.learning.crossing import LayerFit, Scores
 from alphasteer.learning.gates import gate_from_moments
@@ -86,17 +85,13 @@ def fit_candidates(
         fitted = LayerFit(*sides, weigh=not hard)
         for mu in mus:
             for alpha in (settings.alpha * factor for factor in ALPHAS):
-
-                def solve(benign: Moments, malicious: Moments, mu: float | None = mu, alpha: float = alpha) -> Tensor:
-                    return gate_from_moments(
-                        benign,
-                        malicious,
-                        null_space=settings.null_space,
-                        mu=mu or 0.0,
-                        null_share=settings.null_share,
-                        alpha=alpha,
-                    )
-
+                solve = partial(
+                    gate_from_moments,
+                    null_space=settings.null_space,
+                    mu=mu or 0.0,
+                    null_share=settings.null_share,
+                    alpha=alpha,
+                )
                 crossed = fitted.fit(solve)
                 fits = ((layer, mu, alpha),)
                 candidates.append(_judged({layer: crossed.w}, fits, crossed.benign, crossed.malicious))

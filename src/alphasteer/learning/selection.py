@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,15 +25,11 @@ from alphasteer.steering.formula import gate_score
 
 STRENGTHS = (0.6, 1.4)
 """The search tries strengths between these."""
-REFINED_STRENGTHS = (1.0, 1.3)
-"""Refined directions are learned at the first and judged at both."""
-WINDOWS = 2
-"""Directions are refined in so many of the search's best windows, and in the third of the model above the gate."""
 UNREFINED = 2
 """So many of the search's best pushes are finalists as they are, beside refined ones."""
 FEWEST_OPEN = 8
 """Nothing is searched or refined on fewer requests whose gate opens."""
-MOST_OPEN = 48
+MOST_OPEN = 32
 """Tries are measured on at most so many requests, and on as many altered benign prompts."""
 FULL_REPLY = 48
 """Tokens of a reply by which candidates would be judged without stages: as long as ``alphasteer eval`` takes."""
@@ -89,12 +86,7 @@ class Selection:
         with counted_tokens(self.model) as tokens:
             searched = self._search(rules)
             windows = self._windows(searched)
-            strengths = REFINED_STRENGTHS if settings.strength is None else (settings.strength,)
-            finalists = [
-                Trial(self._refined(rule, window), *window, strength)
-                for rule, window in windows
-                for strength in strengths
-            ]
+            finalists = [Trial(self._refined(rule, window), *window, self._strength) for rule, window in windows]
             finalists += searched[: UNREFINED if settings.refines else FINALISTS]
             probes = self.evidence.held_out(self.evidence.examples.malicious, settings.probes)
             prefilled = self.prefilled(probes)
@@ -115,6 +107,11 @@ class Selection:
         rendered = template.render_all(prompts)
         return PrefilledPrompts(self.model, tokenizer, rendered, template.reply_start, self.report, rows=rows)
 
+    @property
+    def _strength(self) -> float:
+        """At which directions are refined: they take the length that they need."""
+        return 1.0 if self.settings.strength is None else self.settings.strength
+
     def _search(self, rules: tuple[str, ...]) -> list[Trial]:
         settings = self.settings
         malicious = self._opened(self.evidence.examples.malicious)
@@ -123,7 +120,7 @@ class Selection:
         if len(malicious) < FEWEST_OPEN:
             self.report.say(f"The gate opens on {len(malicious)} held-out requests: pushes are not searched for.")
             window = settings.window or third_above(self.gate.layer, self.depth)
-            return [Trial(rule, *window, settings.strength or 1.0) for rule in rules]
+            return [Trial(rule, *window, self._strength) for rule in rules]
         words = random.Random(settings.seed)
         own = [reply for _, reply in self.evidence.observed.lessons]
         refusals = [words.choice(own) for _ in malicious]
@@ -161,7 +158,7 @@ class Selection:
         if self.settings.window is not None:
             return [(start, self.settings.window)]
         usual = third_above(self.gate.layer, self.depth)
-        windows = dict.fromkeys([*different_windows(searched, WINDOWS), usual])
+        windows = dict.fromkeys([*different_windows(searched, self.settings.windows), usual])
         return [(start, window) for window in windows]
 
     def _refined(self, rule: str, window: tuple[int, int]) -> str:
@@ -169,19 +166,18 @@ class Selection:
         name, settings = f"{rule}, refined on {window[0]}-{window[1]}", self.settings
         if name in self.directions:
             return name
-        lessons = self._lessons
+        lessons, prompts = self._lessons
         if len(lessons) < FEWEST_OPEN:
             self.report.say(f"The gate opens on {len(lessons)} requests to learn from: directions stay as they are.")
             return rule
-        strength = REFINED_STRENGTHS[0] if settings.strength is None else settings.strength
 
         def build(vectors: Any) -> Steering:
             reply_start = self.evidence.template.reply_start
-            return one_gate(self.gate, self.calibration, vectors, strength, reply_start)
+            return one_gate(self.gate, self.calibration, vectors, self._strength, reply_start)
 
         self.directions[name] = refine(
             self.model,
-            self.prefilled([prompt for prompt, _ in lessons], ROWS),
+            prompts,
             [reply.tokens for _, reply in lessons],
             between(self.directions[rule], *window),
             build,
@@ -191,13 +187,14 @@ class Selection:
         )
         return name
 
-    @property
-    def _lessons(self) -> list[tuple[Prompt, Reply]]:
-        """Requests whose gate opens, with refusals in the model's own words."""
+    @cached_property
+    def _lessons(self) -> tuple[list[tuple[Prompt, Reply]], PrefilledPrompts]:
+        """Requests whose gate opens, with refusals in the model's own words; and the same requests, run."""
         observed = self.evidence.observed
         streams = self.evidence.gate_readings.of([prompt for prompt, _ in observed.lessons], "malicious requests")
         opened = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
-        return [lesson for lesson, is_open in zip(observed.lessons, opened, strict=True) if is_open]
+        lessons = [lesson for lesson, is_open in zip(observed.lessons, opened, strict=True) if is_open]
+        return lessons, self.prefilled([prompt for prompt, _ in lessons], ROWS)
 
 
 class _Probe:

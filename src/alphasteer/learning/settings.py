@@ -43,8 +43,11 @@ class FitSettings(BaseModel):
     ceiling_quantile: float = Field(0.2, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
     replies: int = Field(200, ge=8, description="About so many malicious requests are replied to for the contrast.")
     reply_tokens: int = Field(28, ge=4, description="Length of the short replies that are judged while fitting.")
-    trials: int = Field(32, ge=1, description="Ways to push that the search tries.")
+    trials: int = Field(48, ge=1, description="Ways to push that the search tries.")
     minutes: float | None = Field(None, gt=0, description="The search begins no try after so long.")
+    windows: int = Field(
+        1, ge=0, description="Directions are refined in so many of the search's best windows, and above the gate."
+    )
     divergence: float = Field(8.0, gt=0, description="Most nats that altered benign prompts may diverge, on average.")
     probes: int = Field(24, ge=4, description="Held-out requests of a source on which the best pushes are tried.")
     seed: int = Field(0, description="Draws samples; the same seed gives the same steering.")
