@@ -41,15 +41,16 @@ def save_tiny(folder):
     return str(folder)
 
 
-def save_steering(source, folder, *, wrong=0.0):
+def save_steering(source, folder, *, wrong=0.0, seed=0):
     """Two gates, one over several layers and one normalised, that change most replies; with its self-test.
 
     Args:
         wrong: by how much the stored self-test is off.
+        seed: draws the vectors.
     """
     model, tokenizer = load_model(source, device="cpu")
     decoder = find_decoder(model)
-    draw, depth = torch.Generator().manual_seed(0), len(decoder)
+    draw, depth = torch.Generator().manual_seed(seed), len(decoder)
 
     def vectors(layers, size):
         return {layer: torch.randn(decoder.hidden_size, generator=draw) * size for layer in layers}
@@ -58,8 +59,8 @@ def save_steering(source, folder, *, wrong=0.0):
     streams = 0.01 if depth > 8 else 1.0  # a real model's stream is long, a random one's is not
     steering = Steering(
         (
-            Push(Gate(vectors((low, high), streams), -3.0, 1.0), vectors(range(high, depth - 1), 250 * streams / 100)),
-            Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), streams), 0.5),
+            Push(Gate(vectors((low, high), streams), -3.0, 1.0), vectors(range(high, depth - 1), 2.5)),
+            Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), 1.0), 0.5),
         ),
         ChatTemplate(tokenizer).reply_start,
         fitted_on=fingerprint(model, tokenizer),
