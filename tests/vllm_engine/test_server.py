@@ -109,10 +109,10 @@ def text_of(answer):
 
 
 def test_whole_and_in_a_stream(served, alone):
-    assert alone[CHATS[0], 1.0] != alone[CHATS[0], 0.0], "the steering of this test must show"
-    assert text_of(served.ask(CHATS[0])) == alone[CHATS[0], 1.0]
-    chunks = list(served.ask(CHATS[0], stream=True, stream_options={"include_usage": True}))
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == alone[CHATS[0], 1.0]
+    chat = next(chat for chat in CHATS if alone[chat, 1.0] != alone[chat, 0.0])
+    assert text_of(served.ask(chat)) == alone[chat, 1.0]
+    chunks = list(served.ask(chat, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == alone[chat, 1.0]
     assert chunks[-1].usage.completion_tokens <= TOKENS
 
 
