@@ -1,5 +1,6 @@
 """The server on a tiny model, over HTTP: the official client, many at once, bad requests, clients that go."""
 
+import asyncio
 import concurrent.futures
 import copy
 import json
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from alphasteer.engines.server import Engine, ServerSettings, build_app
-from alphasteer.engines.server.jobs import Job
+from alphasteer.engines.server.app import _coming
+from alphasteer.engines.server.jobs import Job, Piece
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.replies import generate_replies
 from alphasteer.reporting import LogReporter
@@ -243,6 +245,25 @@ def test_a_reply_that_takes_too_long_is_given_up(serve):
     answer = server.post(chat("hi", max_tokens=3000))
     assert answer.status_code == 504
     assert "too long" in answer.json()["error"]["message"]
+
+
+def test_a_reply_that_runs_out_of_time_while_its_caller_works_ends_in_an_error_and_cancels_nothing_else():
+    """A time limit left open across a yield used to cancel whatever the caller was waiting for."""
+
+    async def read_slowly():
+        pieces = asyncio.Queue()
+        pieces.put_nowait(Piece("a"))
+        job = Job([1], 9, pieces.put_nowait)
+        seen = []
+        async for piece in _coming(pieces, job, seconds=0.05):
+            seen.append(piece)
+            await asyncio.sleep(0.2)  # far beyond the limit
+        return seen, job.cancelled.is_set()
+
+    (first, last), cancelled = asyncio.run(read_slowly())
+    assert first.text == "a"
+    assert isinstance(last, TimeoutError)
+    assert cancelled
 
 
 def test_a_full_queue_turns_requests_away(serve, steered_parts, monkeypatch):

@@ -199,13 +199,15 @@ async def _coming(
     pieces: "asyncio.Queue[Piece | Exception]", job: Job, seconds: float
 ) -> AsyncIterator[Piece | Exception]:
     """Pieces until the last one or an error; a job that takes too long, or whose client goes, is cancelled."""
+    deadline = asyncio.get_running_loop().time() + seconds
     try:
-        async with asyncio.timeout(seconds):
-            while True:
+        while True:
+            # Around the wait alone: a timeout open across a yield would cancel the caller, wherever it then is.
+            async with asyncio.timeout_at(deadline):
                 piece = await pieces.get()
-                yield piece
-                if isinstance(piece, Exception) or piece.finish is not None:
-                    return
+            yield piece
+            if isinstance(piece, Exception) or piece.finish is not None:
+                return
     except TimeoutError as error:
         yield error
     finally:
