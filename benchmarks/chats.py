@@ -1,6 +1,12 @@
-"""How often the gate opens on the same requests in other chats: after a system prompt, other turns, a refusal."""
+"""How often the gate opens on the same requests in other chats: after a system prompt, other turns, a refusal.
 
+Also in other languages: ``languages.jsonl`` holds twelve of the starter prompts' harmful test requests in five of them.
+"""
+
+import json
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,20 +42,37 @@ def chats(prompt: Prompt) -> dict[str, Prompt]:
     return {name: replace(prompt, messages=(*first, *prompt.messages)) for name, first in before.items()}
 
 
+def translated() -> dict[str, list[Prompt]]:
+    """Harmful requests by language, English being what the others were translated from."""
+    rows = [json.loads(line) for line in (Path(__file__).parent / "languages.jsonl").open(encoding="utf-8")]
+    english = {prompt.id: prompt for prompt in starter_prompts("harmful", "test")}
+    found = {"English": [english[row["of"]] for row in rows if row["language"] == rows[0]["language"]]}
+    for row in rows:
+        found.setdefault(row["language"], []).append(Prompt.of(row["prompt"], row["id"]))
+    return found
+
+
 def main(
     artefact: Annotated[str, typer.Argument(help="An artefact's folder.")],
     model: Annotated[str | None, typer.Option(help="The model, if it is elsewhere now.")] = None,
 ) -> None:
     steering, loaded, tokenizer = load_steered(artefact, model, "cpu", "auto")
     rows: list[list[Any]] = []
+
+    def measure(kind: str, chat: str, prompts: Sequence[Prompt]) -> None:
+        gates = score_prompts(loaded, tokenizer, steering, prompts, LogReporter())
+        opened = [any(float(gate.opened[i]) > 0 for gate in gates) for i in range(len(prompts))]
+        share = sum(opened) / len(opened)
+        rows.append([kind, chat, len(opened), share, *wilson(share, len(opened))])
+
     for kind in ("harmful", "jailbreak", "borderline", "benign"):
         asked = [chats(prompt) for prompt in starter_prompts(kind, "test")]
         for name in asked[0]:
-            prompts = [by_name[name] for by_name in asked]
-            gates = score_prompts(loaded, tokenizer, steering, prompts, LogReporter())
-            opened = [any(float(gate.opened[i]) > 0 for gate in gates) for i in range(len(prompts))]
-            share = sum(opened) / len(opened)
-            rows.append([kind, name, len(opened), share, *wilson(share, len(opened))])
+            measure(kind, name, [by_name[name] for by_name in asked])
+    for language, prompts in translated().items():
+        measure("harmful", f"in {language}", prompts)
+    foreign = starter_prompts("benign", "test").where(lambda prompt: prompt.category == "languages")
+    measure("benign", "in other languages", foreign.prompts)
     columns = ["prompts", "chat", "n", "gate open", "low", "high"]
     write("chats", {"artefact": artefact, "rows": [dict(zip(columns, row, strict=True)) for row in rows]})
     table("How often the gate opens", columns, rows)

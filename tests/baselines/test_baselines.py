@@ -74,7 +74,7 @@ def test_refusal_vector_adds_the_difference_of_means_to_every_prompt_position(ev
 
 def test_surgical_takes_the_false_refusal_out_of_the_vector(evidence):
     (push,) = BASELINES["surgical"](evidence)((2, 3), 1.0).pushes
-    benign = evidence.sample(evidence.examples.benign)
+    benign = evidence.sample(evidence.examples.benign, evidence.settings.replies)
     replies = evidence.short_replies(benign, "benign")
     refused = [p for p, reply in zip(benign, replies, strict=True) if sum(map(ord, reply.text)) % 2 == 0]
     answered = [p for p in benign if p not in refused]

@@ -19,8 +19,8 @@ HARMFUL = [Prompt.of(f"bad {i}") for i in range(100)]
 BENIGN = [Prompt.of(f"good {i}") for i in range(100)]
 
 
-def observed(rule, seed=0):
-    return observe_refusals(HARMFUL, BENIGN, lambda prompts, _: [rule(p.text) for p in prompts], LogReporter(), seed)
+def observed(rule, harmful=HARMFUL):
+    return observe_refusals(harmful, BENIGN, lambda prompts, _: [rule(p.text) for p in prompts], LogReporter())
 
 
 def observe(rule):
@@ -36,14 +36,24 @@ def test_every_request_gets_a_refusal_its_own_before_one_it_was_told_before_one_
             return Reply((1, number), f"I'm sorry, but I can't help with number {number}.")
         return Reply((3, number), f"I cannot help with {number}.") if told in text and number < 50 else YES
 
-    lessons = observed(rule).lessons
+    lessons = observed(rule).lessons(HARMFUL)
     assert [prompt for prompt, _ in lessons] == HARMFUL
     assert [reply.tokens for _, reply in lessons[:10]] == [(1, n) for n in range(10)]
     assert [reply.tokens for _, reply in lessons[10:50]] == [(3, n) for n in range(10, 50)]
     drawn = [reply.tokens for _, reply in lessons[50:]]
     assert set(drawn) <= {reply.tokens for _, reply in lessons[:50]}
     assert len(set(drawn)) > 10
-    assert observed(rule).lessons == lessons != observed(rule, seed=1).lessons
+    assert observed(rule).lessons(HARMFUL) == lessons != observed(rule).lessons(HARMFUL, seed=1)
+    strange = Prompt.of("never asked before")
+    ((request, refusal),) = observed(rule).lessons([strange])
+    assert request == strange
+    assert refusal in [reply for _, reply in lessons[:50]]
+
+
+def test_the_shortest_requests_are_told_to_be_refused_wherever_they_stand():
+    told, long = INSTRUCTION.strip(), [Prompt.of(f"a long story, and then bad {i}") for i in range(100)]
+    contrasts = observed(lambda text: NO if told in text else YES, harmful=[*long, *HARMFUL]).contrasts
+    assert all(prompt.text.startswith("bad") for prompt in contrasts[0].refused)
 
 
 def test_own_replies_where_there_are_plenty():

@@ -69,6 +69,13 @@ def test_refined_directions_are_tried_beside_those_of_the_contrast(model):
     assert len(plain.record["trials"]) == len(plain.record["selection"]["searched"])
 
 
+def test_without_tries_directions_are_refined_above_the_gate_and_chosen_by_replies(model):
+    record = run(model, settings=QUICK.model_copy(update={"trials": 0})).record
+    assert not record["selection"]["searched"]
+    assert any("refined" in trial["rule"] for trial in record["trials"])
+    assert all(trial["probes"] for trial in record["trials"])
+
+
 def test_the_starter_prompts_join_the_given_ones_unless_told_otherwise():
     roomy = tiny_model("Llama", max_position_embeddings=8192)
     settings = QUICK.model_copy(update={"starter": True, "limit": 24})

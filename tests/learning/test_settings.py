@@ -15,6 +15,12 @@ def test_the_paper_preset_stands_in_only_for_what_is_not_given():
     assert fit_settings({"preset": "paper", "null_space": "soft"}).null_space == "soft"
 
 
+def test_the_paper_preset_needs_tries_to_choose_from():
+    with pytest.raises(LearningError, match="trials must be at least 1"):
+        fit_settings({"preset": "paper", "trials": 0})
+    assert fit_settings({"trials": 0}).trials == 0
+
+
 def test_a_yaml_file_gives_settings_by_name(tmp_path):
     path = tmp_path / "fit.yaml"
     path.write_text("limit: 40\nlayers: 12-20\nbenign:\n  - a.jsonl\n")

@@ -37,7 +37,7 @@ def without(r: Tensor, false: Tensor) -> Tensor:
 
 def false_refusal(evidence: Evidence) -> Mapping[int, Tensor]:
     """By layer, the mean of benign prompts that the model refuses minus the mean of those that it answers."""
-    benign = evidence.sample(evidence.examples.benign)
+    benign = evidence.sample(evidence.examples.benign, evidence.settings.replies)
     replies = evidence.short_replies(benign, "benign prompts")
     refused = [p for p, reply in zip(benign, replies, strict=True) if refuses(reply.text)]
     if len(refused) < FEWEST:

@@ -28,7 +28,7 @@ def command(
     benign_budget: Annotated[
         float | None, typer.Option(help="Share of benign prompts that may be altered (0.01).")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Ways to push that the search tries (48).")] = None,
+    trials: Annotated[int | None, typer.Option(help="Ways to push that the search tries (48); 0: no search.")] = None,
     minutes: Annotated[float | None, typer.Option(help="The search begins no try after so long.")] = None,
     starter: Annotated[
         bool | None, typer.Option(help="The starter prompts join the given ones (they do by default).")

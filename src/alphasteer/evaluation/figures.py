@@ -96,8 +96,8 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
     left.set(title="Gates, on prompts that they had not seen", xlabel="layer", ylabel="area under the ROC curve")
     left.legend(fontsize=8)
     pushes = record["selection"]["searched"]
-    points = np.array([[push["divergence"] or 0.0, push["surprise"] or np.nan] for push in pushes])
-    if len(points) and not np.isnan(points).all():
+    points = np.array([[push["divergence"] or 0.0, push["surprise"]] for push in pushes])
+    if len(points):
         shown = right.scatter(*points.T, c=[push["strength"] for push in pushes], s=22, cmap="viridis")
         figure.colorbar(shown, ax=right, label="strength")
         front = [p for p in points if not any((q <= p).all() and (q < p).any() for q in points)]

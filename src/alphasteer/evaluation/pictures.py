@@ -1,6 +1,6 @@
 """Reading what the figures show: activations of held-out prompts, before and after steering."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from alphasteer.evaluation.figures import gate_figure, pca_figure
 from alphasteer.learning import gate_from_moments
 from alphasteer.learning.crossing import LayerFit
-from alphasteer.learning.readings import Readings
+from alphasteer.learning.readings import ByLayer, Readings
 from alphasteer.models import find_decoder, weights_digest
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.reporting import Reporter
@@ -55,15 +55,18 @@ def draw_figures(
         solve = partial(gate_from_moments, mu=how["mu"], alpha=how["alpha"])
         gates[layer] = LayerFit(low, high, weigh=True).read_out(solve)
     sample = {name: prompts.limit(PROMPTS_A_CLASS) for name, prompts in test.items()}
-    seen = {name: fitted.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
-    gate_figure(folder / "gate.png", steering, seen, gates)
     last = len(decoder) - 1
 
-    def at_the_end() -> dict[str, Tensor]:
-        readings = Readings(model, decoder, template, [last], Shelf(), report)
-        return {name: readings.of(prompts.prompts, f"test {name}")[last] for name, prompts in sample.items()}
+    def seen(layers: Sequence[int]) -> dict[str, ByLayer]:
+        readings = Readings(model, decoder, template, layers, Shelf(), report)
+        return {name: readings.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
 
-    before = at_the_end()
+    before = seen(sorted({*layers, last}))
+    gate_figure(folder / "gate.png", steering, before, gates)
     with steering.attach(model):
-        after = at_the_end()
-    pca_figure(folder / "activations.png", before, after, last)
+        after = seen([last])
+    pca_figure(folder / "activations.png", _at(last, before), _at(last, after), last)
+
+
+def _at(layer: int, streams: Mapping[str, ByLayer]) -> dict[str, Tensor]:
+    return {name: by_layer[layer] for name, by_layer in streams.items()}

@@ -41,23 +41,28 @@ class Observed:
 
     Attributes:
         contrasts: the possible sides of a refusal direction, the model's own replies first.
-        lessons: each malicious request with a refusal in the model's own words: its reply to that request; or its
-            reply when told to refuse it; or else one of these replies to other requests, drawn by the seed.
+        refusals: in the model's own words, by the key of the request: its reply to that, or else when told to refuse.
     """
 
     contrasts: tuple[Contrast, ...]
-    lessons: tuple[tuple[Prompt, Reply], ...]
+    refusals: Mapping[str, Reply]
+
+    def lessons(self, requests: Sequence[Prompt], seed: int = 0) -> list[tuple[Prompt, Reply]]:
+        """Each request with a refusal: of that request, or else one of the others, drawn by the seed."""
+        draw, words = random.Random(seed), list(self.refusals.values())
+        return [(request, self.refusals.get(request.key) or draw.choice(words)) for request in requests]
 
 
 def observe_refusals(
-    malicious: Sequence[Prompt], benign: Sequence[Prompt], reply: ShortReplies, report: Reporter, seed: int = 0
+    malicious: Sequence[Prompt], benign: Sequence[Prompt], reply: ShortReplies, report: Reporter
 ) -> Observed:
     """Find out which requests the model refuses and how, with fallbacks where it hardly ever or always does.
 
     1. *own replies*: malicious requests that it refuses against those with which it complies.
     2. *instructed refusals*, where it refuses fewer than ``PLENTY``: requests with an instruction to refuse, as
-       far as it then does, against the requests with which it complies when not told. Where both exist, both stand
-       (and the probes choose among them and their mean).
+       far as it then does, against the requests with which it complies when not told. The shortest requests are
+       asked: there the instruction stands out. Where both contrasts exist, both stand (and the probes choose among
+       them and their mean).
     3. *benign compliance*, where it complies with fewer than ``FEWEST``: refused malicious requests against
        benign ones with which it complies.
 
@@ -78,13 +83,13 @@ def observe_refusals(
                 f"The model complies with {len(easy)} of {len(benign)} benign requests, so no direction "
                 "tells refusal from compliance; give benign prompts that it answers."
             )
-        return Observed((Contrast("benign compliance", refused, easy),), _lessons(malicious, refusals, seed))
+        return Observed((Contrast("benign compliance", refused, easy),), refusals)
     contrasts = []
     if len(refused) >= FEWEST:
         contrasts.append(Contrast("own replies", refused, complied))
     if len(refused) < PLENTY:
         report.say("It seldom refuses by itself: looking at its refusals under an instruction to refuse as well.")
-        asked = malicious[: 3 * PLENTY]
+        asked = sorted(malicious, key=lambda prompt: len(prompt.text))[: 3 * PLENTY]
         told = [_told_to_refuse(prompt) for prompt in asked]
         replies = reply(told, "requests with an instruction to refuse")
         instructed, _ = _sort(told, replies)
@@ -97,16 +102,11 @@ def observe_refusals(
             f"The model refuses fewer than {FEWEST} malicious requests even when told to; "
             "it has no refusal direction to learn, so use a chat model that can refuse, or give more requests."
         )
-    return Observed(tuple(contrasts), _lessons(malicious, refusals, seed))
+    return Observed(tuple(contrasts), refusals)
 
 
 def _refusals(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> dict[str, Reply]:
     return {prompt.key: reply for prompt, reply in zip(prompts, replies, strict=True) if refuses(reply.text)}
-
-
-def _lessons(malicious: Sequence[Prompt], refusals: Mapping[str, Reply], seed: int) -> tuple[tuple[Prompt, Reply], ...]:
-    draw, words = random.Random(seed), list(refusals.values())
-    return tuple((prompt, refusals.get(prompt.key) or draw.choice(words)) for prompt in malicious)
 
 
 def _sort(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:

@@ -22,6 +22,9 @@ from alphasteer.steering import Steering
 HIGHEST_GATE = 0.6
 """A gate reads no higher than this share of the layers, unless told to: what is above is left to be pushed."""
 
+LESSONS = 200
+"""Directions are refined on about so many malicious requests."""
+
 
 def highest_gate_layer(settings: FitSettings, depth: int) -> int:
     """The highest layer that a gate may read."""
@@ -92,8 +95,14 @@ class Evidence:
     @cached_property
     def observed(self) -> Observed:
         """How the model refuses a sample of the malicious examples (see ``observe_refusals``)."""
-        malicious, benign = self.sample(self.examples.malicious), self.sample(self.examples.benign)
-        return observe_refusals(malicious, benign, self.short_replies, self.report, self.settings.seed)
+        examples, count = self.examples, self.settings.replies
+        malicious, benign = self.sample(examples.malicious, count), self.sample(examples.benign, count)
+        return observe_refusals(malicious, benign, self.short_replies, self.report)
+
+    @cached_property
+    def lessons(self) -> list[tuple[Prompt, Reply]]:
+        """Malicious examples, each with a refusal in the model's own words: of it, or of another."""
+        return self.observed.lessons(self.sample(self.examples.malicious, LESSONS), self.settings.seed)
 
     @cached_property
     def directions(self) -> dict[str, ByLayer]:
@@ -107,10 +116,10 @@ class Evidence:
             found["mean of both"] = mean_direction(list(found.values()))
         return found
 
-    def sample(self, sources: Sequence[Source]) -> Sequence[Prompt]:
-        """About ``settings.replies`` of the sources' fit prompts, drawn by the seed, as many of each."""
+    def sample(self, sources: Sequence[Source], count: int) -> Sequence[Prompt]:
+        """About so many of the sources' fit prompts, drawn by the seed, as many of each."""
         fitted = [source.fit for source in sources if len(source.fit)]
-        share = -(-self.settings.replies // len(fitted))
+        share = -(-count // len(fitted))
         return union([prompts.limit(share, self.settings.seed) for prompts in fitted], "sample").prompts
 
     def held_out(self, sources: Sequence[Source], share: int) -> Sequence[Prompt]:

@@ -69,7 +69,7 @@ def fit_record(
             "reason": selected.reason,
             "tokens": selected.tokens,
             "full_replies": selected.full,
-            "searched": [_searched(push) for push in selected.searched],
+            "searched": [_searched(push) for push in selected.searched if push.surprise is not None],
         },
         "trials": [_judged(push) for push in selected.finalists],
         "validation": {

@@ -117,12 +117,14 @@ class Selection:
         malicious = self._opened(self.evidence.examples.malicious)
         strengths = STRENGTHS if settings.strength is None else (settings.strength, settings.strength)
         space = PushSpace(rules, self.gate.layer, self.depth, strengths, settings.window)
-        if len(malicious) < FEWEST_OPEN:
+        too_few = len(malicious) < FEWEST_OPEN
+        if too_few:
             self.report.say(f"The gate opens on {len(malicious)} held-out requests: pushes are not searched for.")
+        if too_few or not settings.trials:
             window = settings.window or third_above(self.gate.layer, self.depth)
             return [Trial(rule, *window, self._strength) for rule in rules]
         words = random.Random(settings.seed)
-        own = [reply for _, reply in self.evidence.observed.lessons]
+        own = [reply for _, reply in self.evidence.lessons]
         refusals = [words.choice(own) for _ in malicious]
         probe = _Probe(self, malicious, refusals, self._opened(self.evidence.examples.benign))
         whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
@@ -190,11 +192,11 @@ class Selection:
     @cached_property
     def _lessons(self) -> tuple[list[tuple[Prompt, Reply]], PrefilledPrompts]:
         """Requests whose gate opens, with refusals in the model's own words; and the same requests, run."""
-        observed = self.evidence.observed
-        streams = self.evidence.gate_readings.of([prompt for prompt, _ in observed.lessons], "malicious requests")
+        lessons = self.evidence.lessons
+        streams = self.evidence.gate_readings.of([prompt for prompt, _ in lessons], "malicious requests")
         opened = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
-        lessons = [lesson for lesson, is_open in zip(observed.lessons, opened, strict=True) if is_open]
-        return lessons, self.prefilled([prompt for prompt, _ in lessons], ROWS)
+        learned = [lesson for lesson, is_open in zip(lessons, opened, strict=True) if is_open]
+        return learned, self.prefilled([prompt for prompt, _ in learned], ROWS)
 
 
 class _Probe:

@@ -1,10 +1,10 @@
 """Every setting of a fit, defined once: for the command line, for ``--config`` files and for the API."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alphasteer.errors import LearningError
 from alphasteer.learning.gates import NullSpace
@@ -43,7 +43,7 @@ class FitSettings(BaseModel):
     ceiling_quantile: float = Field(0.2, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
     replies: int = Field(200, ge=8, description="About so many malicious requests are replied to for the contrast.")
     reply_tokens: int = Field(28, ge=4, description="Length of the short replies that are judged while fitting.")
-    trials: int = Field(48, ge=1, description="Ways to push that the search tries.")
+    trials: int = Field(48, ge=0, description="Ways to push that the search tries; 0 leaves it out.")
     minutes: float | None = Field(None, gt=0, description="The search begins no try after so long.")
     windows: int = Field(
         1, ge=0, description="Directions are refined in so many of the search's best windows, and above the gate."
@@ -51,6 +51,13 @@ class FitSettings(BaseModel):
     divergence: float = Field(8.0, gt=0, description="Most nats that altered benign prompts may diverge, on average.")
     probes: int = Field(24, ge=4, description="Held-out requests of a source on which the best pushes are tried.")
     seed: int = Field(0, description="Draws samples; the same seed gives the same steering.")
+
+    @model_validator(mode="after")
+    def _paper_tries_pushes(self) -> Self:
+        """The paper's form knows no refined directions, so that without tries nothing would be left to choose from."""
+        if self.preset == "paper" and not self.trials:
+            raise ValueError("the paper's preset chooses among tried pushes, so trials must be at least 1")
+        return self
 
     @property
     def refines(self) -> bool:
