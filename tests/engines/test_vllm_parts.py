@@ -50,16 +50,19 @@ def two_pushes():
     def vector():
         return torch.randn(6, generator=generator)
 
-    first = Push(Gate({0: vector(), 2: vector()}, -0.5, 1.5), {2: vector(), 3: vector()}, 0.7)
+    def two():
+        return torch.stack([vector(), vector()])
+
+    first = Push(Gate({0: two(), 2: two()}, -0.5, 1.5), {2: vector(), 3: vector()}, 0.7)
     second = Push(Gate({1: vector()}, 0.0, 0.5, normalised=True), {1: vector(), 3: vector()})
     return Steering((first, second), MARKER)
 
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_layers_read_and_push_as_the_formula_says(eager):
-    """Written out for two gates, one of them over two layers; the stream is hidden states plus residual."""
+    """Written out for two gates, one of two read-outs over two layers; the stream is hidden states plus residual."""
     steering, tokens = two_pushes(), 5
-    step = StepBuffers(2, 8, torch.device("cpu"))
+    step = StepBuffers([item.gate for item in two_pushes().pushes], 8, torch.device("cpu"))
     strength = torch.tensor([0.0, 1.0, 0.0, 0.5, 2.0])
     step.strength[:tokens], step.any = strength, True
     layers = {n: LayerSteering(steering, n, step, torch.device("cpu"), eager) for n in steering.layers}
@@ -69,7 +72,11 @@ def test_layers_read_and_push_as_the_formula_says(eager):
 
     stream = {n: h if residual is None else h + residual for n, (h, residual) in inputs.items()}
     first, second = steering.pushes
-    score = stream[0] @ first.gate.w[0] + stream[2] @ first.gate.w[2]
+    one, other = (stream[0] @ first.gate.w[0][k] + stream[2] @ first.gate.w[2][k] for k in range(2))
+    assert (one > other).any()
+    assert (one < other).any()
+    score = torch.maximum(one, other)
+    torch.testing.assert_close(step.scores[0, :tokens], score)
     g = ((score + 0.5) / 2).clamp(0, 1) * strength
     cosine = (stream[1] @ second.gate.w[1]) / stream[1].square().mean(-1).sqrt()
     k = (cosine / 0.5).clamp(0, 1) * strength
@@ -92,7 +99,7 @@ def test_only_eager_layers_ask_whether_a_step_has_reply_starts():
     hidden = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
     outputs = {}
     for eager in (False, True):
-        step = StepBuffers(2, 8, torch.device("cpu"))
+        step = StepBuffers([item.gate for item in two_pushes().pushes], 8, torch.device("cpu"))
         step.strength.fill_(1.0)  # while ``any`` says that there is none
         outputs[eager] = LayerSteering(two_pushes(), 1, step, torch.device("cpu"), eager)(hidden, None)
     assert torch.equal(outputs[True], hidden)
@@ -148,7 +155,7 @@ def test_layers_that_are_not_known_are_refused():
 
 
 def test_a_step_holds_each_request_s_strength_at_its_reply_starts_and_nothing_else():
-    step = StepBuffers(1, 16, torch.device("cpu"))
+    step = StepBuffers([two_pushes().pushes[0].gate], 16, torch.device("cpu"))
     filler = StepFiller(step, MARKER, OPEN)
     tokens = np.array([[1, 7, 8, 5, 0], [7, 8, 7, 8, 0]])
     batch = SimpleNamespace(

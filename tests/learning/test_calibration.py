@@ -40,10 +40,21 @@ def test_ceiling_lies_above_the_threshold_even_where_nothing_separates():
     assert found.opened["b"] <= 0.02
 
 
-def test_every_malicious_source_counts_equally_for_the_ceiling():
-    low, high = torch.full((1000,), 1.0), torch.full((10,), 3.0)
-    found = calibrate({"b": torch.zeros(100)}, {"low": low, "high": high}, budget=0.02, ceiling_quantile=0.5)
-    assert found.ceiling == pytest.approx(2.0)
+def test_what_opens_the_gate_opens_it_fully_but_for_a_share_in_every_source():
+    generator = torch.Generator().manual_seed(0)
+    benign = torch.rand(500, generator=generator)
+    near, far = 0.5 + torch.rand(300, generator=generator), 3 + torch.rand(40, generator=generator)
+    found = calibrate({"b": benign}, {"near": near, "far": far}, budget=0.02, ceiling_quantile=0.2)
+    opening = near[near > found.threshold]
+    assert float((opening < found.ceiling).double().mean()) == pytest.approx(0.2, abs=0.01)
+    assert bool((far > found.ceiling).all())
+
+
+def test_a_source_that_hardly_opens_the_gate_does_not_set_its_ceiling():
+    shut = torch.tensor([0.0] * 50 + [1.01])
+    found = calibrate({"b": torch.linspace(0, 1, 200)}, {"m": torch.full((50,), 9.0), "s": shut}, budget=0.01,
+                      ceiling_quantile=0.5)  # fmt: skip
+    assert found.ceiling == pytest.approx(9.0)
 
 
 def test_benign_sources_are_calibrated_together():

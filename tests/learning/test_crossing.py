@@ -70,3 +70,20 @@ def test_a_source_that_is_empty_or_smaller_than_the_folds_is_no_hindrance():
     ).fit(solve)
     assert set(crossed.benign) == {"large", "small", "two"}
     assert bool(torch.isfinite(crossed.benign["two"]).all())
+
+
+def test_given_folds_are_left_out_whole():
+    """Written out: what is told to be one kind is scored by a read-out that has seen none of it."""
+    benign, malicious = sides()
+    folds = {"m": torch.arange(40) // 10}  # four kinds, one fold without any malicious prompt
+    crossed = LayerFit(benign, malicious, weigh=True, folds=folds).fit(solve)
+    for fold in range(4):
+        low = {}
+        for name, rows in benign.items():
+            ranks = rows[:, 0].argsort().argsort()
+            low[name] = (rows[ranks % FOLDS != fold], rows)
+        rows = malicious["m"]
+        w = by_hand(low, {"m": (rows[folds["m"] != fold], rows)}, True)
+        torch.testing.assert_close(
+            crossed.malicious["m"][folds["m"] == fold], rows[folds["m"] == fold] @ w, rtol=1e-3, atol=1e-5
+        )

@@ -1,4 +1,6 @@
-"""How gates are compared: every pair of a benign and a malicious source counts equally."""
+"""How gates are made: a read-out a kind, compared over every pair of a benign and a malicious source."""
+
+import math
 
 import pytest
 import torch
@@ -7,10 +9,14 @@ from alphasteer.learning import FitSettings
 from alphasteer.learning.gate_choice import (
     Activations,
     Examined,
+    GateCandidate,
+    Kind,
     best_by_layer,
+    by_kind,
     calibrated,
     combine_layers,
     fit_candidates,
+    join,
 )
 
 LAYERS = (2, 3, 5)
@@ -39,7 +45,7 @@ def examined():
 
 @pytest.fixture(scope="module")
 def singles(examined):
-    return fit_candidates(examined, LAYERS, FitSettings())
+    return fit_candidates(Kind(examined), LAYERS, FitSettings())
 
 
 def test_auc_is_the_chance_that_the_malicious_one_of_a_pair_scores_higher_averaged_over_sources(singles):
@@ -58,9 +64,9 @@ def test_gates_are_chosen_on_the_fits_own_prompts_and_calibrated_on_the_others(e
         for name, source in examined.benign.items()
     }
     swapped = Examined(moved, examined.malicious)
-    others = fit_candidates(swapped, LAYERS, FitSettings())
+    others = fit_candidates(Kind(swapped), LAYERS, FitSettings())
     assert [c.fits for c in others] == [c.fits for c in singles]
-    best = combine_layers(singles)[0]
+    best = join(combine_layers(singles)[:1], 0.01)
     one, other = (calibrated(best, which, FitSettings()) for which in (examined, swapped))
     assert one.threshold != other.threshold
     assert one.n == 320
@@ -83,6 +89,75 @@ def test_layers_that_know_different_things_read_better_together(singles):
 
 
 def test_given_weights_are_the_only_ones_tried(examined):
-    assert {fit[1] for c in fit_candidates(examined, LAYERS, FitSettings(mu=3.0)) for fit in c.fits} == {3.0}
-    hard = fit_candidates(examined, LAYERS, FitSettings(null_space="hard"))
+    assert {fit[1] for c in fit_candidates(Kind(examined), LAYERS, FitSettings(mu=3.0)) for fit in c.fits} == {3.0}
+    hard = fit_candidates(Kind(examined), LAYERS, FitSettings(null_space="hard"))
     assert {fit[1] for c in hard for fit in c.fits} == {None}
+
+
+def two_sorts(count, seed):
+    """Malicious prompts of two sorts that lie far apart, both in one source; benign ones around zero."""
+    generator = torch.Generator().manual_seed(seed)
+    malicious = torch.randn(2 * count, 12, generator=generator)
+    malicious[:count, 0] += 12
+    malicious[count:, 1] += 12
+    benign = torch.randn(400, 12, generator=generator)
+    held_out = torch.randn(400, 12, generator=generator)
+
+    def one(fit, held_out):
+        return Activations({3: fit}, {3: held_out})
+
+    return Examined({"b": one(benign, held_out)}, {"m": one(malicious, malicious)})
+
+
+def test_malicious_prompts_of_two_kinds_get_a_read_out_each():
+    examined = two_sorts(60, 0)
+    found = by_kind(examined, FitSettings())
+    sizes = [len(kind.examined.malicious["m"].fit[3]) for kind in found]
+    assert sizes == [60, 60]
+    peaks = {int(kind.examined.malicious["m"].fit[3].mean(0).argmax()) for kind in found}
+    assert peaks == {0, 1}
+    for kind in found:
+        assert kind.folds is not None
+        assert set(kind.folds["m"].tolist()) == set(range(5)), "kinds within the kind are the folds"
+        assert kind.examined.benign is examined.benign
+        assert len(kind.examined.malicious["m"].held_out[3]) == 120, "what is held out is not sorted"
+
+
+def test_few_prompts_or_a_hard_null_space_make_one_kind():
+    assert len(by_kind(two_sorts(30, 0), FitSettings())) == 1
+    (hard,) = by_kind(two_sorts(60, 0), FitSettings(null_space="hard"))
+    assert hard.folds is None
+
+
+def test_each_read_out_opens_the_joint_gate_on_its_share_of_the_fits_benign_prompts():
+    examined = two_sorts(60, 0)
+    read_outs = [
+        combine_layers(fit_candidates(kind, [3], FitSettings()))[0] for kind in by_kind(examined, FitSettings())
+    ]
+    gate = join(read_outs, 0.05)
+    assert gate.w[3].shape == (2, 12)
+    for row, read_out in zip(gate.w[3], read_outs, strict=True):
+        scores = read_out.benign["b"].sort().values
+        unit = max(0.05, float(scores[math.ceil(401 * 0.975) - 1]))  # the conformal rank of half of 5 %, written out
+        torch.testing.assert_close(row * unit, read_out.w[3])
+
+
+def test_a_read_out_has_zeros_where_it_does_not_read():
+    def read_out(layer):
+        scores = {"s": torch.linspace(0, 1, 50)}
+        return GateCandidate({layer: torch.ones(4)}, ((layer, 3.0, 0.1),), scores, scores, 0.5, 0.5)
+
+    gate = join([read_out(1), read_out(2)], 0.2)
+    assert gate.layer == 2
+    assert not gate.w[1][1].any()
+    assert not gate.w[2][0].any()
+    assert bool((gate.w[1][0] == gate.w[2][1]).all())
+
+
+def test_one_kind_opens_the_gate_without_the_other():
+    examined = two_sorts(60, 1)
+    settings = FitSettings()
+    read_outs = [combine_layers(fit_candidates(kind, [3], settings))[0] for kind in by_kind(examined, settings)]
+    calibration = calibrated(join(read_outs, settings.benign_budget), examined, settings)
+    assert calibration.opened["m"] == 1.0
+    assert calibration.observed <= settings.benign_budget

@@ -45,6 +45,31 @@ def test_the_papers_form_comes_back_too(llama, tmp_path):
     assert [push.gate.threshold for push in again.pushes] == [None] * 3
 
 
+def test_gates_of_several_read_outs_come_back_and_are_not_taken_for_others(steering, tmp_path):
+    push = steering.pushes[0]
+    w = push.gate.w[1]
+
+    def gated(rows):
+        return Steering((Push(Gate({1: rows}, 0.25, 0.75), push.directions),), (5,))
+
+    two = gated(torch.stack([w, 2 * w]))
+    two.save_pretrained(tmp_path)
+    again = Steering.from_pretrained(tmp_path)
+    assert torch.equal(again.pushes[0].gate.w[1], torch.stack([w, 2 * w]))
+    assert again.pushes[0].gate.read_outs == 2
+    assert again.digest == two.digest
+    assert len({two.digest, gated(w).digest, gated(torch.stack([2 * w, w])).digest}) == 3
+
+
+def test_a_file_of_the_first_version_is_still_read(steering, folder):
+    path = folder / "steering.json"
+    content = json.loads(path.read_text())
+    content["version"] = 1
+    content["operation"] = content["operation"].replace("max sum", "sum")
+    path.write_text(json.dumps(content))
+    assert Steering.from_pretrained(folder).digest == steering.digest
+
+
 def test_the_digest_sees_every_change(steering):
     seen = {steering.digest, steering.scaled(2).digest}
     push = steering.pushes[0]

@@ -17,7 +17,7 @@ from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.forms import between
 from alphasteer.learning.gate_choice import Activations
 from alphasteer.steering import Gate, Push, Steering
-from alphasteer.steering.formula import read_out
+from alphasteer.steering.formula import loudest, read_out
 
 STEP = 1e-6
 """Between the threshold and the ceiling of a condition that holds or does not."""
@@ -64,7 +64,7 @@ def _condition(evidence: Evidence, layer: int) -> Condition:
     c = principal(pooled(benign, "fit"), pooled(malicious, "fit"))
     w = (c / len(c) ** 0.5).float()
     low, high = (read_out(pooled(side, "held_out"), w, normalised=True) for side in (benign, malicious))
-    return Condition(layer, w, *best_f1(low, high))
+    return Condition(layer, w, *best_f1(loudest(low), loudest(high)))
 
 
 def best_f1(low: Tensor, high: Tensor) -> tuple[float, float]:

@@ -64,9 +64,9 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
         console.print(f"Why this push: {selection['reason']}")
     gates = record.get("gates", [])
     table(
-        "Gate quality on prompts it had not seen, by layer",
-        ["layer", "mu", "alpha", "AUC", "partial AUC"],
-        [list(g.values()) for g in gates],
+        "Gate quality on kinds of prompts it had not seen, by layer",
+        ["kind of malicious prompts", "layer", "mu", "alpha", "AUC", "partial AUC"],
+        [list({"kind": 1, **g}.values()) for g in gates],
     )
     opened = calibration.get("opened", {})
     table("Held-out prompts that open the gate", ["source", "share"], [[k, v] for k, v in opened.items()])

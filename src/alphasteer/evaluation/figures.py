@@ -87,13 +87,20 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
     """
     figure, (left, right) = _axes((12, 4.2))
     gates, chosen = record["gates"], record["gate"]
-    layers = [gate["layer"] for gate in gates]
-    for key, name in (("auc", "AUC"), ("partial_auc", "partial AUC, up to 5 % false openings")):
-        left.plot(layers, [gate[key] for gate in gates], marker="o", markersize=3, label=f"{name}, one layer")
-        left.axhline(chosen[key], linestyle="--", linewidth=1, color=left.lines[-1].get_color(), label="chosen layers")
-    for layer in chosen["layers"]:
-        left.axvline(layer, color="black", linewidth=1, alpha=0.3)
-    left.set(title="Gates, on prompts that they had not seen", xlabel="layer", ylabel="area under the ROC curve")
+    read_outs = chosen.get("read_outs", [chosen])
+    for kind, read_out in enumerate(read_outs, start=1):
+        of_kind = [gate for gate in gates if gate.get("kind", 1) == kind]
+        layers = [gate["layer"] for gate in of_kind]
+        told = f", kind {kind}" if len(read_outs) > 1 else ""
+        for key, name, style in (("auc", "AUC", ":"), ("partial_auc", "AUC up to 5 % false openings", "-")):
+            label = f"{name}{told}: one layer"
+            (line,) = left.plot(layers, [gate[key] for gate in of_kind], style, marker="o", markersize=3, label=label)
+            left.plot(read_out["layers"], [read_out[key]] * len(read_out["layers"]), "x", color=line.get_color())
+    left.set(
+        title="Gates, on kinds of prompts that they had not seen (x: chosen layers)",
+        xlabel="layer",
+        ylabel="area under the ROC curve",
+    )
     left.legend(fontsize=8)
     pushes = record["selection"]["searched"]
     points = np.array([[push["divergence"] or 0.0, push["surprise"]] for push in pushes])

@@ -83,8 +83,8 @@ def calibrate(
     """Set a gate's threshold on benign scores and its ceiling on malicious ones.
 
     The budget holds for the benign sources taken together, and ``source_budget``, if given, for each by itself that
-    has prompts enough for it: then refusals can nowhere rise by more. The ceiling is the quantile of the malicious
-    scores, each source counting equally, but always above the threshold.
+    has prompts enough for it: then refusals can nowhere rise by more. The ceiling is the smallest of the malicious
+    sources' quantiles of scores above the threshold: of what opens the gate, all but that share opens it fully.
 
     Args:
         benign: by source, held-out gate scores of shape (n,).
@@ -103,10 +103,11 @@ def calibrate(
     if source_budget is not None:
         large = [scores for scores in benign.values() if len(scores) * source_budget >= ENOUGH]
         threshold = max([threshold, *(benign_threshold(scores, source_budget) for scores in large)])
-    quantiles = [float(s.double().quantile(ceiling_quantile)) for s in malicious.values()]
+    opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= ENOUGH]
+    quantiles = [float(above.double().quantile(ceiling_quantile)) for above in opening]
     spread = float(high.double().std(unbiased=False))
-    # A ceiling at or below the threshold would make the gate a step; a little slope keeps near misses gentle.
-    ceiling = max(sum(quantiles) / len(quantiles), threshold + max(0.1 * spread, 1e-6))
+    # A ceiling close to the threshold would make the gate a step; a little slope keeps near misses gentle.
+    ceiling = max(min(quantiles, default=threshold), threshold + max(0.1 * spread, 1e-6))
     opened = {name: float((s > threshold).double().mean()) for name, s in (*benign.items(), *malicious.items())}
     observed = float((low > threshold).double().mean())
     return Calibration(threshold, ceiling, opened, len(low), observed, area_under_roc(low, high))

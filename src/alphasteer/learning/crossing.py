@@ -1,4 +1,4 @@
-"""Cross-fitting: gates judged on prompts that they have not seen, with none held back from the fit.
+"""Cross-fitting: gates judged on prompts of kinds that they have not seen, with none held back from the fit.
 
 What is held out is then free for calibration alone, whose promise would not be exact if gates were chosen on it too.
 """
@@ -37,22 +37,28 @@ class Crossed:
 class LayerFit:
     """One layer's activations, from which any number of read-outs is fitted."""
 
-    def __init__(self, benign: Side, malicious: Side, *, weigh: bool) -> None:
+    def __init__(
+        self, benign: Side, malicious: Side, *, weigh: bool, folds: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Take the moments, fold by fold.
 
         Args:
             weigh: a source counts as the square root of its size, so that a large one does not outvote the small
                 (docs/method.md); else every prompt counts the same.
+            folds: by malicious source, the fold of each prompt, of shape (n,); folds that are kinds of prompts show
+                what a read-out does on kinds that it has not seen. Without, they are drawn.
         """
         self._sides = [{name: rows for name, rows in side.items() if len(rows)} for side in (benign, malicious)]
+        drawn = [{name: _drawn_folds(rows) for name, rows in side.items()} for side in self._sides]
+        self._of = [drawn[0], drawn[1] if folds is None else {name: folds[name] for name in drawn[1]}]
         self._folds = [
             [
                 Moments.sum(parts)
-                if (parts := [_part(rows, fold, weigh) for rows in side.values() if len(rows) > fold])
+                if (parts := [_part(rows, of[name] == fold, weigh) for name, rows in side.items() if fold in of[name]])
                 else None
                 for fold in range(FOLDS)
             ]
-            for side in self._sides
+            for side, of in zip(self._sides, self._of, strict=True)
         ]
 
     def fit(self, solve: Solve) -> Crossed:
@@ -60,9 +66,9 @@ class LayerFit:
         found = [{name: empty(len(rows)) for name, rows in side.items()} for side in self._sides]
         for fold in range(FOLDS):
             other = self.read_out(solve, without=fold)
-            for scores, side in zip(found, self._sides, strict=True):
+            for scores, side, of in zip(found, self._sides, self._of, strict=True):
                 for name, rows in side.items():
-                    chosen = _fold(rows, fold)
+                    chosen = of[name] == fold
                     scores[name][chosen] = rows[chosen].float() @ other
         return Crossed(self.read_out(solve), *found)
 
@@ -75,11 +81,11 @@ class LayerFit:
         return (w / (w @ malicious.mean)).float()
 
 
-def _fold(rows: Tensor, fold: int) -> Tensor:
-    """Which rows make up a fold: every so many of those sorted by a coordinate, so the prompts' order is no matter."""
-    return rows[:, 0].argsort()[fold::FOLDS]
+def _drawn_folds(rows: Tensor) -> Tensor:
+    """The fold of each row: in turn along those sorted by a coordinate, so the prompts' order is no matter."""
+    return rows[:, 0].argsort().argsort() % FOLDS
 
 
-def _part(rows: Tensor, fold: int, weigh: bool) -> Moments:
-    moments = Moments.of(rows[_fold(rows, fold)])
+def _part(rows: Tensor, chosen: Tensor, weigh: bool) -> Moments:
+    moments = Moments.of(rows[chosen])
     return moments.scaled(len(rows) ** -0.5) if weigh else moments

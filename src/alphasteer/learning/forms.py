@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from alphasteer.learning.calibration import Calibration
-from alphasteer.learning.gate_choice import GateCandidate, best_by_layer
+from alphasteer.learning.gate_choice import ChosenGate, GateCandidate, best_by_layer
 from alphasteer.steering import Gate, Push, Steering
 
 
 def one_gate(
-    gate: GateCandidate,
+    gate: ChosenGate,
     calibration: Calibration,
     directions: Mapping[int, Tensor],
     strength: float,

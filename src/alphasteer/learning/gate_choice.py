@@ -1,14 +1,16 @@
-"""Which layers the gate reads: those that best separate prompts it has not seen, where few benign ones may open it."""
+"""The gate: a read-out for each kind of malicious prompts, over the layers where it best separates kinds not seen."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from alphasteer.learning.calibration import Calibration, calibrate
-from alphasteer.learning.crossing import LayerFit, Scores
+from alphasteer.learning.calibration import Calibration, benign_threshold, calibrate
+from alphasteer.learning.crossing import FOLDS, LayerFit, Scores
 from alphasteer.learning.gates import gate_from_moments
+from alphasteer.learning.kinds import kinds, two_kinds
 from alphasteer.learning.readings import ByLayer
 from alphasteer.learning.roc import mean_area
 from alphasteer.learning.settings import FitSettings
@@ -16,13 +18,15 @@ from alphasteer.steering.formula import gate_score
 
 FALSE_OPENINGS = 0.05
 """Gates are compared by the part of the ROC curve up to this share of benign prompts."""
-MUS = (3.0, 10.0, 30.0)
+MUS = (3.0, 10.0, 30.0, 100.0)
 """Unseen prompts of the fit's own sources favour mu = 1, but kinds that no source holds then open the gate three to
-four times as often (docs/method.md)."""
+four times as often; read-outs of jailbreaks want the largest (docs/method.md)."""
 ALPHAS = (1.0, 10.0, 100.0)
 """Factors on the ridge ``settings.alpha``: few prompts want a large one."""
 MOST_LAYERS = 7
-"""A gate reads at most so many layers."""
+"""A read-out reads at most so many layers."""
+FAINTEST = 0.05
+"""A read-out whose benign prompts score even less than this opens here: malicious ones score 1 on average."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,21 @@ class Examined:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What the read-out for one kind of malicious prompts is fitted on.
+
+    Attributes:
+        examined: all benign prompts, and the malicious ones of this kind.
+        folds: by malicious source, the cross-fitting fold of each prompt, kinds within the kind; None to draw them.
+    """
+
+    examined: Examined
+    folds: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class GateCandidate:
-    """A fitted gate and how well its likes separate prompts that they have not seen (see ``crossing``).
+    """A fitted read-out and how well its likes separate prompts that they have not seen (see ``crossing``).
 
     Attributes:
         w: the read-out by layer, float32, of shape (d,), scaled so that the fit's malicious prompts score 1 on average.
@@ -67,22 +84,68 @@ class GateCandidate:
         return max(self.w)
 
 
+@dataclass(frozen=True)
+class ChosenGate:
+    """The gate that decides: a read-out for each kind of malicious prompts, of which the largest counts.
+
+    Attributes:
+        w: the read-outs by layer, float32, of shape (k, d); each in units of the score up to which its share of the
+            budget keeps it shut on the fit's benign prompts.
+        read_outs: what they are made of.
+    """
+
+    w: ByLayer
+    read_outs: tuple[GateCandidate, ...]
+
+    @property
+    def layer(self) -> int:
+        """The highest layer that it reads."""
+        return max(self.w)
+
+    @property
+    def auc(self) -> float:
+        """The read-outs' areas, averaged."""
+        return sum(read_out.auc for read_out in self.read_outs) / len(self.read_outs)
+
+    @property
+    def partial_auc(self) -> float:
+        """The read-outs' partial areas, averaged."""
+        return sum(read_out.partial_auc for read_out in self.read_outs) / len(self.read_outs)
+
+
+def by_kind(examined: Examined, settings: FitSettings) -> list[Kind]:
+    """The malicious prompts in two kinds, or one where they are few; a hard null space, as published, knows but one."""
+    if settings.null_space == "hard":
+        return [Kind(examined)]
+    layers = sorted(next(iter(examined.malicious.values())).fit)
+    layer = layers[len(layers) // 2]
+    found = []
+    for masks in two_kinds(_layer(examined.malicious, layer)):
+        chosen = {
+            name: Activations({n: rows[masks[name]] for n, rows in activations.fit.items()}, activations.held_out)
+            for name, activations in examined.malicious.items()
+        }
+        found.append(Kind(Examined(examined.benign, chosen), kinds(_layer(chosen, layer), FOLDS)))
+    return found
+
+
+def _layer(side: Mapping[str, Activations], layer: int) -> dict[str, Tensor]:
+    return {name: activations.fit[layer] for name, activations in side.items()}
+
+
 def fit_candidates(
-    examined: Examined,
+    kind: Kind,
     layers: Sequence[int],
     settings: FitSettings,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[GateCandidate]:
-    """Gates of every single layer and weighting, best first; ties go to the lower layer."""
+    """Read-outs of every single layer and weighting, best first; ties go to the lower layer."""
     hard = settings.null_space == "hard"
     mus = [None] if hard else list(MUS) if settings.mu is None else [settings.mu]
     candidates = []
     for layer in progress(layers):
-        sides = [
-            {name: activations.fit[layer] for name, activations in side.items()}
-            for side in (examined.benign, examined.malicious)
-        ]
-        fitted = LayerFit(*sides, weigh=not hard)
+        sides = [_layer(side, layer) for side in (kind.examined.benign, kind.examined.malicious)]
+        fitted = LayerFit(*sides, weigh=not hard, folds=kind.folds)
         for mu in mus:
             for alpha in (settings.alpha * factor for factor in ALPHAS):
                 solve = partial(
@@ -99,7 +162,7 @@ def fit_candidates(
 
 
 def combine_layers(singles: Sequence[GateCandidate]) -> list[GateCandidate]:
-    """The best single gate, and the means of the best two, three, ... layers' gates; best first."""
+    """The best single read-out, and the means of the best two, three, ... layers' read-outs; best first."""
     best = best_by_layer(singles)[:MOST_LAYERS]
     combined = [best[0]]
     for count in range(2, len(best) + 1):
@@ -114,14 +177,32 @@ def combine_layers(singles: Sequence[GateCandidate]) -> list[GateCandidate]:
 
 
 def best_by_layer(candidates: Sequence[GateCandidate]) -> list[GateCandidate]:
-    """Of single-layer gates, the best of each layer; the best layer first."""
+    """Of single-layer read-outs, the best of each layer; the best layer first."""
     best: dict[int, GateCandidate] = {}
     for candidate in sorted(candidates, key=_rank):
         best.setdefault(candidate.layer, candidate)
     return list(best.values())
 
 
-def calibrated(gate: GateCandidate, examined: Examined, settings: FitSettings) -> Calibration:
+def join(read_outs: Sequence[GateCandidate], budget: float) -> ChosenGate:
+    """One gate of several read-outs: each opens it at 1, where an equal share of the benign budget is beyond.
+
+    The shares are measured on the fit's own benign prompts, cross-fitted: what is held out is left to the threshold.
+    """
+    units = [
+        max(FAINTEST, benign_threshold(torch.cat(list(read_out.benign.values())), budget / len(read_outs)))
+        for read_out in read_outs
+    ]
+    layers = sorted({layer for read_out in read_outs for layer in read_out.w})
+    nothing = torch.zeros_like(next(iter(read_outs[0].w.values())))
+    w = {
+        layer: torch.stack([r.w.get(layer, nothing) / unit for r, unit in zip(read_outs, units, strict=True)])
+        for layer in layers
+    }
+    return ChosenGate(w, tuple(read_outs))
+
+
+def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings) -> Calibration:
     """Threshold and ceiling from held-out prompts, on which nothing was fitted and no gate chosen.
 
     Raises:

@@ -6,7 +6,15 @@ from dataclasses import replace
 from alphasteer.errors import LearningError
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.forms import between, gate_per_layer
-from alphasteer.learning.gate_choice import GateCandidate, calibrated, combine_layers, fit_candidates
+from alphasteer.learning.gate_choice import (
+    GateCandidate,
+    Kind,
+    by_kind,
+    calibrated,
+    combine_layers,
+    fit_candidates,
+    join,
+)
 from alphasteer.learning.push_choice import Trial, choose_push, possible_pushes
 from alphasteer.learning.record import fit_record
 from alphasteer.learning.selection import FULL_REPLY, Selected, Selection
@@ -32,15 +40,17 @@ class Fit:
                 f"{count} benign prompts to fit on are fewer than the model's width of {width}: "
                 "the ridge makes up for it, and more prompts would make a better gate."
             )
-        singles = self._single_gates()
-        gate = self._gate(singles)
+        singles = [self._single_gates(kind) for kind in by_kind(evidence.examined, settings)]
+        gate = join([self._best(of_kind) for of_kind in singles], settings.benign_budget)
         calibration = calibrated(gate, evidence.examined, settings)
         self.report.say(
-            f"The gate reads layers {', '.join(map(str, sorted(gate.w)))} of {self.depth}: "
-            f"AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on prompts it had not seen. It opens on "
-            f"{calibration.observed:.1%} of {calibration.n} benign prompts held out."
+            f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
+            f"{self.depth}: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of prompts it had not "
+            f"seen. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
         )
-        selected = self._drawn(singles) if settings.preset == "paper" else Selection(evidence, gate, calibration).run()
+        selected = (
+            self._drawn(singles[0]) if settings.preset == "paper" else Selection(evidence, gate, calibration).run()
+        )
         self.report.say(selected.reason)
         self.report.say(
             f"The selection ran {selected.tokens:,} forward tokens; judging every candidate by full replies would "
@@ -49,7 +59,7 @@ class Fit:
         record = fit_record(evidence, singles, gate, calibration, selected)
         return replace(selected.steering, fitted_on=evidence.fingerprint, record=record)
 
-    def _single_gates(self) -> list[GateCandidate]:
+    def _single_gates(self, kind: Kind) -> list[GateCandidate]:
         last = self.depth - 1
         if self.settings.window is not None:
             first, end = self.settings.window
@@ -60,10 +70,10 @@ class Fit:
         def progress(layers: Sequence[int]) -> Iterable[int]:
             return self.report.track(((n, 1) for n in layers), "Fitting gates", len(layers))
 
-        return fit_candidates(self.evidence.examined, numbers, self.settings, progress)
+        return fit_candidates(kind, numbers, self.settings, progress)
 
-    def _gate(self, singles: Sequence[GateCandidate]) -> GateCandidate:
-        """The gate that decides: of the layer asked for, or of all that leave enough of the model to be pushed."""
+    def _best(self, singles: Sequence[GateCandidate]) -> GateCandidate:
+        """A kind's read-out: of the layer asked for, or of all that leave enough of the model to be pushed."""
         window, asked = self.settings.window, self.settings.gate_layer
         highest = self.depth if window is None else window[0]
         usable = [c for c in singles if c.layer <= highest and asked in (None, c.layer)]

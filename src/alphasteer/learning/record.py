@@ -7,7 +7,7 @@ from typing import Any
 
 from alphasteer.learning.calibration import METHOD, Calibration
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.gate_choice import GateCandidate, best_by_layer
+from alphasteer.learning.gate_choice import ChosenGate, GateCandidate, best_by_layer
 from alphasteer.learning.push_choice import Trial
 from alphasteer.learning.selection import Selected
 from alphasteer.prompts import union
@@ -17,15 +17,16 @@ PACKAGES = ("alphasteer", "torch", "transformers")
 
 def fit_record(
     evidence: Evidence,
-    singles: Sequence[GateCandidate],
-    gate: GateCandidate,
+    singles: Sequence[Sequence[GateCandidate]],
+    gate: ChosenGate,
     calibration: Calibration,
     selected: Selected,
 ) -> dict[str, Any]:
     """The record of a fit.
 
     Args:
-        singles, gate: the gates that were compared, and the one that decides.
+        singles: the read-outs of single layers that were compared, by kind of malicious prompts.
+        gate: the gate that decides.
         calibration: its operating point.
         selected: the push, and how it was found.
     """
@@ -53,8 +54,13 @@ def fit_record(
             "auc": gate.auc,
             "partial_auc": gate.partial_auc,
             "held_out_auc": calibration.auc,
+            "read_outs": [_read_out_record(read_out) for read_out in gate.read_outs],
         },
-        "gates": [_gate_record(c) for c in sorted(best_by_layer(singles), key=lambda c: c.layer)],
+        "gates": [
+            _gate_record(kind, c)
+            for kind, of_kind in enumerate(singles, start=1)
+            for c in sorted(best_by_layer(of_kind), key=lambda c: c.layer)
+        ],
         "calibration": {
             "method": METHOD,
             "budget": settings.benign_budget,
@@ -79,9 +85,18 @@ def fit_record(
     }
 
 
-def _gate_record(candidate: GateCandidate) -> dict[str, Any]:
+def _read_out_record(candidate: GateCandidate) -> dict[str, Any]:
+    prompts = sum(map(len, candidate.malicious.values()))
+    return {"layers": sorted(candidate.w), "malicious": prompts, **_areas(candidate)}
+
+
+def _gate_record(kind: int, candidate: GateCandidate) -> dict[str, Any]:
     ((layer, mu, alpha),) = candidate.fits
-    return {"layer": layer, "mu": mu, "alpha": alpha, "auc": candidate.auc, "partial_auc": candidate.partial_auc}
+    return {"kind": kind, "layer": layer, "mu": mu, "alpha": alpha, **_areas(candidate)}
+
+
+def _areas(candidate: GateCandidate) -> dict[str, float]:
+    return {"auc": candidate.auc, "partial_auc": candidate.partial_auc}
 
 
 def _push(push: Trial) -> dict[str, Any]:

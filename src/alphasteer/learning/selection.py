@@ -12,7 +12,7 @@ from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.examples import Source
 from alphasteer.learning.forms import between, one_gate
-from alphasteer.learning.gate_choice import GateCandidate
+from alphasteer.learning.gate_choice import ChosenGate
 from alphasteer.learning.push_choice import FINALISTS, Trial, choose_push, third_above
 from alphasteer.learning.push_search import PushSpace, different_windows, search_pushes
 from alphasteer.learning.readings import ByLayer
@@ -72,7 +72,7 @@ class Selected:
 class Selection:
     """One choice of a push for one calibrated gate."""
 
-    def __init__(self, evidence: Evidence, gate: GateCandidate, calibration: Calibration) -> None:
+    def __init__(self, evidence: Evidence, gate: ChosenGate, calibration: Calibration) -> None:
         """Nothing is run yet."""
         self.evidence, self.gate, self.calibration = evidence, gate, calibration
         self.settings, self.model, self.report = evidence.settings, evidence.model, evidence.report

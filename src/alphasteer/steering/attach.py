@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alphasteer.errors import SteeringError
 from alphasteer.models import Decoder, find_decoder, model_fields, residual_of, with_residual
-from alphasteer.steering.formula import gate_value, push, read_out
+from alphasteer.steering.formula import gate_value, loudest, push, read_out
 from alphasteer.steering.positions import TokenHistory, reply_starts
 from alphasteer.steering.steering import Push, Steering
 
@@ -25,6 +25,7 @@ class _Forward:
     ids: Tensor | None = None
     starts: tuple[Tensor, Tensor] | None = None  # row and column of each reply start
     gates: dict[int, Tensor] = field(default_factory=dict)  # by push; kept for the layers above its gate
+    reads: dict[int, Tensor] = field(default_factory=dict)  # by push: its read-outs' sums so far, of shape (n, k)
     scores: dict[int, Tensor] = field(default_factory=dict)
 
     def at(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -40,7 +41,7 @@ class GateReading:
     Attributes:
         layer: the gate's highest layer, where it decides.
         rows: the batch row of each reply start, of shape (n,).
-        scores: the sum of w.h over the gate's layers, of shape (n,).
+        scores: what the gate read (see ``formula.gate_score``), of shape (n,).
         values: how far the gate opened, of shape (n,).
     """
 
@@ -157,11 +158,12 @@ class Attached:
 
     def _read(self, forward: _Forward, index: int, item: Push, layer: int, hidden: Tensor) -> None:
         gate = item.gate
-        score = read_out(hidden[forward.at(hidden.device)], self._vector(gate.w[layer], hidden), gate.normalised)
-        if index in forward.scores:
-            score = score + forward.scores[index].to(score.device)
-        forward.scores[index] = score
+        reads = read_out(hidden[forward.at(hidden.device)], self._vector(gate.w[layer], hidden), gate.normalised)
+        if index in forward.reads:
+            reads = reads + forward.reads[index].to(reads.device)
+        forward.reads[index] = reads
         if layer == gate.layer:
+            score = forward.scores[index] = loudest(reads)
             forward.gates[index] = gate_value(score, gate.threshold, gate.ceiling)
 
     def _publish(self, forward: _Forward) -> None:

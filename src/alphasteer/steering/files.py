@@ -18,12 +18,13 @@ from alphasteer.resuming import write_whole
 from alphasteer.steering.card import model_card
 from alphasteer.steering.steering import Gate, Positions, Push, Steering
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: a gate has one read-out a layer; 2: it may have several, of which the largest decides."""
 JSON_NAME, TENSORS_NAME, CARD_NAME = "steering.json", "steering.safetensors", "README.md"
 
 
 class PushEntry(BaseModel):
-    """One push as the file states it; its vectors are ``push.N.gate.LAYER`` and ``push.N.direction.LAYER``."""
+    """One push as the file states it: ``push.N.gate.LAYER``, (d,) or (k, d), and ``push.N.direction.LAYER``, (d,)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,9 +43,10 @@ class SteeringFile(BaseModel):
 
     format: Literal["alphasteer"]
     version: int
-    operation: Literal["h + strength * clip((sum w.h - threshold) / (ceiling - threshold), 0, 1) * r"] = (
-        "h + strength * clip((sum w.h - threshold) / (ceiling - threshold), 0, 1) * r"
-    )
+    operation: Literal[
+        "h + strength * clip((max sum w.h - threshold) / (ceiling - threshold), 0, 1) * r",
+        "h + strength * clip((sum w.h - threshold) / (ceiling - threshold), 0, 1) * r",
+    ] = "h + strength * clip((max sum w.h - threshold) / (ceiling - threshold), 0, 1) * r"
     hook_point: Literal["residual stream at the input of the decoder layer"] = (
         "residual stream at the input of the decoder layer"
     )

@@ -7,25 +7,30 @@ from torch import Tensor
 
 
 def read_out(hidden: Tensor, w: Tensor, normalised: bool = False) -> Tensor:
-    """w.h in float32, of h divided by its root mean square if ``normalised``; of shape (...).
+    """w.h in float32, of h divided by its root mean square if ``normalised``; of shape (..., k).
 
     Args:
         hidden: residual streams, of shape (..., d).
-        w: the gate's read-out at this layer, of shape (d,).
+        w: the gate's k read-outs at this layer, of shape (k, d), or (d,) for one.
     """
     h = hidden.float()
-    score = h @ w
-    return score / h.square().mean(-1).sqrt().clamp(min=1e-12) if normalised else score
+    reads = h @ w.reshape(-1, w.shape[-1]).T
+    return reads / h.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12) if normalised else reads
+
+
+def loudest(reads: Tensor) -> Tensor:
+    """A gate's score: the largest of its read-outs, each summed over the layers; (..., k) to (...)."""
+    return reads.amax(-1)
 
 
 def gate_score(streams: Mapping[int, Tensor], w: Mapping[int, Tensor], normalised: bool = False) -> Tensor:
-    """What a gate reads: the sum of w.h over its layers.
+    """What a gate reads: the sum of w.h over its layers, of several read-outs the largest; of shape (n,).
 
     Args:
         streams: residual streams by layer, each of shape (n, d).
-        w: the gate's read-out by layer, each of shape (d,).
+        w: the gate's read-outs by layer, each of shape (k, d), or (d,) for one.
     """
-    return torch.stack([read_out(streams[layer], vector, normalised) for layer, vector in w.items()]).sum(0)
+    return loudest(torch.stack([read_out(streams[layer], rows, normalised) for layer, rows in w.items()]).sum(0))
 
 
 def gate_value(score: Tensor, threshold: float | None, ceiling: float | None) -> Tensor:
@@ -35,7 +40,7 @@ def gate_value(score: Tensor, threshold: float | None, ceiling: float | None) ->
     the paper's form (Eq. 4: Delta h = r w^T h).
 
     Args:
-        score: the sum of w.h over the gate's layers, of any shape.
+        score: what the gate reads (see ``gate_score``), of any shape.
         threshold: scores up to here give exactly zero.
         ceiling: scores from here on give one.
     """

@@ -20,11 +20,12 @@ Positions = Literal["reply_start", "prompt"]
 
 @dataclass(frozen=True)
 class Gate:
-    """A linear read-out of the residual stream: about 0 on benign activations, about 1 on malicious ones.
+    """Linear read-outs of the residual stream: about 0 on benign activations, about 1 on malicious ones.
 
     Attributes:
-        w: the read-out by layer (of that decoder layer's input), each float32 of shape (d,); the gate's score is
-            the sum of w.h over its layers.
+        w: by layer (of that decoder layer's input) one read-out, float32 of shape (d,), or k of them, of shape (k, d),
+            each for another kind of malicious prompts; zeros where one does not read a layer. Each is summed over the
+            layers, and the largest sum is the gate's score.
         threshold: the score up to which nothing is pushed; None for the paper's linear gate.
         ceiling: the score from which the push is full; None for the paper's linear gate.
         normalised: it reads h divided by its root mean square, so that its score is a cosine up to a factor.
@@ -38,6 +39,8 @@ class Gate:
     def __post_init__(self) -> None:
         if not self.w:
             raise SteeringError("A gate needs at least one layer to read.")
+        if len({w.shape for w in self.w.values()}) != 1 or next(iter(self.w.values())).ndim not in (1, 2):
+            raise SteeringError("A gate's read-outs must be of one shape, (d,) or (k, d), at all its layers.")
         if (self.threshold is None) != (self.ceiling is None):
             raise SteeringError("A gate has a threshold and a ceiling, or neither of them.")
         if self.threshold is not None and self.ceiling is not None and not self.threshold < self.ceiling:
@@ -52,6 +55,12 @@ class Gate:
     def layer(self) -> int:
         """The highest layer that it reads, where it decides."""
         return max(self.w)
+
+    @property
+    def read_outs(self) -> int:
+        """k, how many read-outs it has."""
+        w = next(iter(self.w.values()))
+        return 1 if w.ndim == 1 else len(w)
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,8 @@ class Push:
                 f"A gate read at layer {self.gate.layer} cannot push layer {min(self.directions)} below."
             )
         vectors = [*self.gate.w.values(), *self.directions.values()]
-        if any(v.ndim != 1 or v.shape != vectors[0].shape for v in vectors):
+        flat = all(r.ndim == 1 for r in self.directions.values())
+        if not flat or len({v.shape[-1] for v in vectors}) != 1:
             raise SteeringError("A gate and its directions must all be vectors of one length.")
         if not all(bool(torch.isfinite(v).all()) for v in vectors):
             raise SteeringError("A gate or a direction holds values that are not finite.")
@@ -128,6 +138,7 @@ class Steering:
             gate = push.gate
             parts.append(f"{gate.layers} {gate.threshold} {gate.ceiling} {push.strength} {sorted(push.directions)}")
             parts += ["normalised"] if gate.normalised else []
+            parts += [f"{gate.read_outs} read-outs"] if gate.read_outs > 1 else []
         whole = hashlib.sha256("\n".join(parts).encode())
         for push in self.pushes:
             for vectors in (push.gate.w, push.directions):

@@ -1,7 +1,7 @@
 """Steering inside a vLLM model's decoder layers, in plain torch code that ``torch.compile`` traces."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from alphasteer.errors import SteeringError
 from alphasteer.models import layer_lists
-from alphasteer.steering import Push, Steering
-from alphasteer.steering.formula import gate_value, push, read_out
+from alphasteer.steering import Gate, Push, Steering
+from alphasteer.steering.formula import gate_value, loudest, push, read_out
 
 HIDDEN, RESIDUAL = "hidden_states", "residual"
 KNOWN = frozenset({"positions", "position_ids", HIDDEN, RESIDUAL})
@@ -24,16 +24,20 @@ class StepBuffers(nn.Module):
 
     Attributes:
         strength: for each token its request's strength at reply starts, 0 elsewhere; of shape (most_tokens,).
-        scores: what each push's gate has read so far, of shape (pushes, most_tokens).
+        reads: what each push's read-outs have read so far, of shape (pushes, most_tokens, k), k being the most of any.
+        scores: what each push's gate has read, of shape (pushes, most_tokens).
         values: how far each gate opened, times the token's strength, of shape (pushes, most_tokens).
     """
 
     strength: Tensor
+    reads: Tensor
     scores: Tensor
     values: Tensor
 
-    def __init__(self, pushes: int, most_tokens: int, device: torch.device) -> None:
+    def __init__(self, gates: Sequence[Gate], most_tokens: int, device: torch.device) -> None:
         super().__init__()
+        pushes, most_reads = len(gates), max(gate.read_outs for gate in gates)
+        self.register_buffer("reads", torch.zeros(pushes, most_tokens, most_reads, device=device), persistent=False)
         self.register_buffer("strength", torch.zeros(most_tokens, device=device), persistent=False)
         self.register_buffer("scores", torch.zeros(pushes, most_tokens, device=device), persistent=False)
         self.register_buffer("values", torch.zeros(pushes, most_tokens, device=device), persistent=False)
@@ -73,15 +77,16 @@ class LayerSteering(nn.Module):
         return hidden
 
     def _read(self, index: int, item: Push, hidden: Tensor, residual: Tensor | None, count: int) -> None:
-        gate, scores = item.gate, self.step.scores
+        gate, step = item.gate, self.step
         stream = hidden if residual is None else hidden.float() + residual.float()
-        score = read_out(stream, getattr(self, f"w{index}"), gate.normalised)
+        reads = read_out(stream, getattr(self, f"w{index}"), gate.normalised)
         if self.layer != gate.layers[0]:
-            score = score + scores[index, :count]
-        scores[index, :count] = score
+            reads = reads + step.reads[index, :count, : gate.read_outs]
+        step.reads[index, :count, : gate.read_outs] = reads
         if self.layer == gate.layer:
-            opened = gate_value(score, gate.threshold, gate.ceiling)
-            self.step.values[index, :count] = opened * self.step.strength[:count]
+            score = loudest(reads)
+            step.scores[index, :count] = score
+            step.values[index, :count] = gate_value(score, gate.threshold, gate.ceiling) * step.strength[:count]
 
 
 def steer_layers(model: nn.Module, steering: Steering, count: int, most_tokens: int, *, eager: bool) -> StepBuffers:
@@ -101,7 +106,7 @@ def steer_layers(model: nn.Module, steering: Steering, count: int, most_tokens: 
     if steering.layers[-1] >= len(layers):
         raise SteeringError(f"This steering reaches layer {steering.layers[-1]}, and the model has {len(layers)}.")
     device = next(model.parameters()).device
-    step = StepBuffers(len(steering.pushes), most_tokens, device)
+    step = StepBuffers([item.gate for item in steering.pushes], most_tokens, device)
     for number in steering.layers:
         layer = layers[number]
         places = _places(layer)
