@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alphasteer.engines.vllm.batches import StepFiller, reply_starts
+from alphasteer.engines.vllm.gate_reports import add_reports, count_reports, keep_scores, with_scores
 from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_layers, steer_layers
 from alphasteer.engines.vllm.plugin import wrap
 from alphasteer.engines.vllm.requests import problem_of, salted, strength_of
+from alphasteer.engines.vllm.second_runner import SecondStepFiller
 from alphasteer.engines.vllm.serving import server_command, server_environment
-from alphasteer.engines.vllm.settings import STRENGTH, ServingConfig, additional_config, is_steered, read_config
+from alphasteer.engines.vllm.settings import (
+    GATES,
+    KEY,
+    STRENGTH,
+    ServingConfig,
+    additional_config,
+    is_steered,
+    read_config,
+)
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Gate, Push, Steering
 
@@ -159,18 +169,123 @@ def test_a_step_holds_each_request_s_strength_at_its_reply_starts_and_nothing_el
     filler = StepFiller(step, MARKER, OPEN)
     tokens = np.array([[1, 7, 8, 5, 0], [7, 8, 7, 8, 0]])
     batch = SimpleNamespace(
-        num_reqs=2, req_ids=["a", "b"], token_ids_cpu=tokens, num_computed_tokens_cpu=np.array([0, 1])
+        num_reqs=2,
+        req_ids=["a", "b"],
+        token_ids_cpu=tokens,
+        num_computed_tokens_cpu=np.array([0, 1]),
+        num_prompt_tokens=np.array([4, 3]),
     )
     requests = {name: SimpleNamespace(sampling_params=asking(s)) for name, s in (("a", 0.5), ("b", 9.0))}
     runner = SimpleNamespace(input_batch=batch, requests=requests)
     filler.fill(runner, np.array([4, 3]))
     assert step.strength.tolist() == [0, 0, 0.5, 0, 2.0, 0, 2.0] + [0] * 9
-    step.scores[0, 6] = 3.25
-    assert filler.last_scores() == [3.25]
+    step.scores[0, 2], step.scores[0, 4] = 1.5, 2.5
+    assert filler.last_scores() == [2.5]
+    names, scores = filler.take_scores()
+    assert (names, scores.tolist()) == (["a", "b"], [[1.5], [2.5]]), "at the prompt's last start, not the reply's own"
+    assert filler.take_scores() is None, "they are told once"
     batch.num_computed_tokens_cpu = np.array([3, 2])
     filler.fill(runner, np.array([1, 1]))
     assert not step.any
     assert not step.strength.any(), "what the last step left behind is gone"
+
+
+def test_a_reply_s_gates_reach_the_client_who_asks_and_prometheus_in_any_case():
+    """Read with the first token, told with the last one, as the scheduler and the front end hand them on."""
+    prometheus = pytest.importorskip("prometheus_client")
+
+    def counted(opened):
+        return prometheus.REGISTRY.get_sample_value("alphasteer_replies_total", {"steered": opened}) or 0.0
+
+    steering = two_pushes()
+    asked = {GATES: 1, STRENGTH: 0.5}
+    requests = {
+        "a": SimpleNamespace(sampling_params=SimpleNamespace(extra_args=asked)),
+        "b": SimpleNamespace(sampling_params=None),
+        "c": SimpleNamespace(sampling_params=None),
+    }
+    first = with_scores(SimpleNamespace(), (["a", "b", "gone"], torch.tensor([[0.5, -1.0], [-9.0, -9.0], [0.0, 0.0]])))
+    keep_scores(requests, first)
+    keep_scores(requests, SimpleNamespace())
+    outputs = {
+        name: SimpleNamespace(request_id=name, finish_reason=reason, kv_transfer_params=other)
+        for name, reason, other in (
+            ("a", "stop", {"x": 1}),
+            ("b", "stop", None),
+            ("c", "stop", None),
+            ("d", None, None),
+        )
+    }
+    before = counted("true"), counted("false")
+    add_reports(requests, [SimpleNamespace(outputs=list(outputs.values()))], steering, OPEN)
+    count_reports(outputs.values())
+    gates = [{"layer": 2, "score": 0.5, "opened": 0.5}, {"layer": 1, "score": -1.0, "opened": 0.0}]
+    assert outputs["a"].kv_transfer_params == {"x": 1, KEY: {"strength": 0.5, "gates": gates}}
+    assert [outputs[name].kv_transfer_params for name in "bcd"] == [None] * 3
+    assert (counted("true") - before[0], counted("false") - before[1]) == (1, 1)
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from([6, 7, 8]), min_size=1, max_size=9), st.integers(0, 8)), min_size=1),
+    st.integers(1, 9),
+)
+def test_the_second_runner_s_steps_hold_what_the_first_one_s_hold(requests, prompt):
+    """Its requests stand in slots of another order, and its tokens on the device."""
+    count, gate = len(requests), two_pushes().pushes[0].gate
+    tokens = np.full((count, 12), -1)
+    for row, (ids, _) in enumerate(requests):
+        tokens[row, : len(ids)] = ids
+    names = [f"r{row}" for row in range(count)]
+    computed = np.array([min(cut, len(ids) - 1) for ids, cut in requests])
+    scheduled = np.array([len(ids) for ids, _ in requests]) - computed
+    lengths = np.array([min(prompt, len(ids)) for ids, _ in requests])
+    strengths = [0.25 * (row + 1) for row in range(count)]
+    first = StepFiller(StepBuffers([gate], 128, torch.device("cpu")), MARKER, OPEN)
+    batch = SimpleNamespace(
+        num_reqs=count,
+        req_ids=names,
+        token_ids_cpu=tokens,
+        num_computed_tokens_cpu=computed,
+        num_prompt_tokens=lengths,
+    )
+    params = {name: asking(strength) for name, strength in zip(names, strengths, strict=True)}
+    first.fill(
+        SimpleNamespace(
+            input_batch=batch, requests={name: SimpleNamespace(sampling_params=params[name]) for name in names}
+        ),
+        scheduled,
+    )
+
+    second = SecondStepFiller(StepBuffers([gate], 128, torch.device("cpu")), MARKER, OPEN, slots=count + 2)
+    slots = np.array([(row + 1) % count for row in range(count)])
+    held = torch.full((count + 2, 12), 9)
+    held[torch.from_numpy(slots)] = torch.from_numpy(tokens)
+    for row, (ids, _) in enumerate(requests):
+        new = SimpleNamespace(sampling_params=params[names[row]], prefill_token_ids=ids, prompt_len=int(lengths[row]))
+        second.add(int(slots[row]), new)
+    ends = np.concatenate([[0], np.cumsum(scheduled)]).astype(np.int32)
+    places = np.concatenate([np.arange(c, c + s) for c, s in zip(computed, scheduled, strict=True)])
+    second.step.strength.fill_(5.0)  # what an earlier, longer step left behind
+    second.fill(
+        SimpleNamespace(
+            num_reqs=count,
+            num_tokens=int(ends[-1]),
+            req_ids=names,
+            query_start_loc=torch.from_numpy(ends),
+            query_start_loc_np=ends,
+            idx_mapping=torch.from_numpy(slots),
+            idx_mapping_np=slots,
+            positions=torch.from_numpy(places),
+            num_computed_tokens_np=computed,
+            num_scheduled_tokens=scheduled,
+        ),
+        held,
+    )
+    assert torch.equal(second.step.strength, first.step.strength)
+    for filler in (first, second):
+        filler.step.scores[0] = torch.arange(128.0)
+    one, other = (filler.take_scores() or ([], torch.empty(0)) for filler in (first, second))
+    assert dict(zip(one[0], one[1].tolist(), strict=True)) == dict(zip(other[0], other[1].tolist(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +304,8 @@ def test_what_cannot_be_steered_as_asked_is_said_in_a_sentence():
     assert "did not allow" in problem_of(asking(0.5), prompt, MARKER, CLOSED)
     for wrong in ("1", True, math.nan, math.inf, [1.0]):
         assert "must be a number" in problem_of(asking(wrong), prompt, MARKER, OPEN)
+    for wrong in ("yes", 2, [1]):
+        assert "must be 1 or 0" in problem_of(SimpleNamespace(extra_args={GATES: wrong}), prompt, MARKER, CLOSED)
     assert "no reply start" in problem_of(asking(None), [1, 2, 8, 7], MARKER, CLOSED)
     assert "embeddings" in problem_of(asking(None), None, MARKER, CLOSED)
 
@@ -242,4 +359,5 @@ def test_the_server_s_process_gets_what_steering_needs_and_keeps_the_key_out_of_
     assert arguments[-2:] == ["--seed", "3"]
     environment = server_environment({"HOME": "/h"}, "secret-key")
     assert environment == {"HOME": "/h", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_API_KEY": "secret-key"}
+    assert server_environment({"VLLM_USE_V2_MODEL_RUNNER": "1"}, None) == {"VLLM_USE_V2_MODEL_RUNNER": "1"}
     assert "secret-key" not in " ".join(arguments)

@@ -1,5 +1,6 @@
 """Steered models for the real vLLM, and what transformers makes of the same prompts."""
 
+import gc
 import os
 from dataclasses import replace
 
@@ -18,8 +19,8 @@ os.environ.update(
     VLLM_LOGGING_LEVEL="WARNING",
     VLLM_CPU_KVCACHE_SPACE="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
-    VLLM_USE_V2_MODEL_RUNNER="0",
 )
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 CHATS = (
     "Hi",
     "What is the capital of France?",
@@ -28,6 +29,7 @@ CHATS = (
     "Write a haiku about rain.",
     "How do I bake bread?",
 )
+STRENGTHS = [0.0, 1.0, 0.5, 1.0, 2.0, 1.0]
 TOP = 100
 """So many logits of every token are compared."""
 
@@ -109,6 +111,21 @@ def ask(llm, strengths, tokens=30, chats=CHATS):
         logits = [{token: entry.logprob for token, entry in place.items()} for place in reply.logprobs]
         found.append((list(output.prompt_token_ids), strength, list(reply.token_ids), logits))
     return found
+
+
+def replies(source, folder, **options):
+    """What ``compared`` says of replies from a cold cache, from a warm one, and over the blocks of other strengths."""
+    steering = save_steering(source, folder)
+    llm = engine(source, folder, steering, **options)
+    try:
+        cold = ask(llm, STRENGTHS)
+        warm = ask(llm, STRENGTHS)
+        others = ask(llm, STRENGTHS[::-1])  # over the other strengths' blocks, which are not theirs
+    finally:
+        del llm
+        gc.collect()
+    assert [found[2] for found in cold] == [found[2] for found in warm]
+    return compared(source, steering, [*cold, *warm, *others])
 
 
 def compared(source, steering, found):

@@ -1,31 +1,22 @@
 """Replies of the real vLLM are those of transformers: strengths mixed, prompts in pieces, caches cold and warm."""
 
-import gc
+import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from engines import ask, compared, engine, save_steering, save_tiny
+from engines import replies, save_tiny
 
 from alphasteer.models.demo_model import demo_model
 from alphasteer.reporting import LogReporter
 
 pytest.importorskip("vllm", reason="needs the environment of make test-vllm")
 
-STRENGTHS = [0.0, 1.0, 0.5, 1.0, 2.0, 1.0]
-
-
-def replies(source, folder, **options):
-    steering = save_steering(source, folder)
-    llm = engine(source, folder, steering, **options)
-    try:
-        cold = ask(llm, STRENGTHS)
-        warm = ask(llm, STRENGTHS)
-        others = ask(llm, STRENGTHS[::-1])  # over the other strengths' blocks, which are not theirs
-    finally:
-        del llm
-        gc.collect()
-    assert [found[2] for found in cold] == [found[2] for found in warm]
-    return compared(source, steering, [*cold, *warm, *others])
+FOLDER = Path(__file__).parent
+TRITON = Path(sys.prefix) / "triton"
 
 
 def check(share, count, worst, mark):
@@ -47,3 +38,20 @@ def test_two_ranks(tmp_path):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled(tmp_path):
     check(*replies(save_tiny(tmp_path / "model"), tmp_path / "steering", enforce_eager=False))
+
+
+@pytest.mark.skipif(not TRITON.exists(), reason="needs Triton in a folder of its own, as make test-vllm puts it")
+@pytest.mark.parametrize("scheduling", ["sync", "async"])
+def test_the_second_model_runner(tmp_path, scheduling):
+    path = [FOLDER / "interpreter", TRITON, FOLDER, FOLDER.parent]
+    environment = {**os.environ, "VLLM_USE_V2_MODEL_RUNNER": "1", "PYTHONPATH": os.pathsep.join(map(str, path))}
+    done = subprocess.run(
+        [sys.executable, FOLDER / "second_runner.py", tmp_path, scheduling],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert found, done.stdout[-3000:] + done.stderr[-3000:]
+    check(*json.loads(found[0].removeprefix("FOUND")))

@@ -11,9 +11,10 @@ import time
 
 import httpx
 import pytest
+import torch
 from engines import CHATS, save_steering
 
-from alphasteer.engines.vllm.settings import STRENGTH
+from alphasteer.engines.vllm.settings import GATES, STRENGTH
 from alphasteer.models import load_model
 from alphasteer.models.demo_model import demo_model
 from alphasteer.prompts import ChatTemplate, Prompt
@@ -116,6 +117,34 @@ def test_whole_and_in_a_stream(served, alone):
     assert chunks[-1].usage.completion_tokens <= TOKENS
 
 
+def test_what_the_gates_read_is_told_to_who_asks_and_counted_for_everyone(served, parts):
+    model, tokenizer, steering, _ = parts
+    (ids,) = ChatTemplate(tokenizer).render_all([Prompt.of(CHATS[2])])
+    with steering.attach(model) as attached, torch.inference_mode():
+        model(torch.tensor([ids]))
+        expected = attached.last_gates
+    body = {"model": "small", "messages": [{"role": "user", "content": CHATS[2]}], "max_tokens": 3}
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "vllm_xargs": {GATES: 1}}, timeout=60).json()
+    told = answer["kv_transfer_params"]["alphasteer"]
+    assert told["strength"] == 1.0
+    assert [gate["layer"] for gate in told["gates"]] == [reading.layer for reading in expected]
+    for gate, reading in zip(told["gates"], expected, strict=True):
+        assert gate["score"] == pytest.approx(float(reading.scores[0]), abs=1e-3)
+        assert gate["opened"] == pytest.approx(float(reading.values[0]), abs=1e-3)
+
+    def replies():
+        page = httpx.get(f"{served.url}/metrics", timeout=10).text
+        assert 'alphasteer_gate_score_bucket{layer="' in page
+        return sum(
+            float(line.split()[-1]) for line in page.splitlines() if line.startswith("alphasteer_replies_total{")
+        )
+
+    before = replies()
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
+    assert not answer.get("kv_transfer_params"), "not told unasked"
+    assert replies() == before + 1
+
+
 def test_16_clients_with_mixed_strengths_each_get_what_they_get_alone(served, alone):
     until = time.monotonic() + SECONDS
 
@@ -161,13 +190,14 @@ def test_a_forged_header_does_not_switch_steering_off(served, parts):
     [
         ({"vllm_xargs": {STRENGTH: "a lot"}}, "must be a number"),
         ({"vllm_xargs": {STRENGTH: "nan"}}, "must be a number"),
+        ({"vllm_xargs": {GATES: "yes"}}, "must be 1 or 0"),
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"model": "another"}, "another"),
         ({"messages": []}, ""),
         ({"messages": [{"role": "user", "content": "rain " * 2000}]}, "512"),
     ],
-    ids=["strength", "nan", "too many", "negative", "model", "no messages", "too long"],
+    ids=["strength", "nan", "gates", "too many", "negative", "model", "no messages", "too long"],
 )
 def test_bad_requests_are_refused_and_the_server_lives(served, alone, change, said):
     body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, **change}

@@ -26,8 +26,8 @@ class Moments:
     outer: Tensor
 
     @staticmethod
-    def of(activations: Tensor) -> "Moments":
-        """The moments of activations of shape (n, d).
+    def of(activations: Tensor, weights: Tensor | None = None) -> "Moments":
+        """The moments of activations of shape (n, d), each counted as often as its weight, of shape (n,), says.
 
         Raises:
             LearningError: if there are none, or one is not finite.
@@ -35,13 +35,17 @@ class Moments:
         if activations.ndim != 2 or activations.shape[0] == 0:
             raise LearningError(f"Activations of shape {tuple(activations.shape)} are not (n, d) with n above zero.")
         exact = activations.detach().double().cpu().numpy()
-        total = torch.from_numpy(exact.sum(0))
+        count, weighed = float(len(exact)), exact
+        if weights is not None:
+            roots = weights.detach().double().cpu().sqrt().numpy()[:, None]
+            count, weighed, exact = float(weights.double().sum()), exact * roots**2, exact * roots
+        total = torch.from_numpy(weighed.sum(0))
         if not bool(torch.isfinite(total).all()):
             raise LearningError(
                 "Some activations are not finite; load the model in bfloat16 or float32 instead of float16."
             )
         # numpy, not torch: it sees a product with the own transpose and reckons half of it.
-        return Moments(len(exact), total, torch.from_numpy(exact.T @ exact))
+        return Moments(count, total, torch.from_numpy(exact.T @ exact))
 
     def __add__(self, other: "Moments") -> "Moments":
         if self.total.shape != other.total.shape:

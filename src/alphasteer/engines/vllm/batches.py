@@ -1,17 +1,18 @@
 """Each step's tokens: which of them are reply starts, and how strongly their requests are steered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from alphasteer.engines.vllm.layers import StepBuffers
 from alphasteer.engines.vllm.requests import strength_of
 from alphasteer.engines.vllm.settings import ServingConfig
 
 FILLER = "_alphasteer_filler"
-"""The attribute of a steered vLLM model that holds its ``StepFiller``."""
+"""The attribute of a steered vLLM model that holds its filler."""
 
 
 def reply_starts(tokens: Any, computed: Any, scheduled: Any, marker: Sequence[int]) -> Any:
@@ -32,12 +33,46 @@ def reply_starts(tokens: Any, computed: Any, scheduled: Any, marker: Sequence[in
     return found
 
 
-class StepFiller:
-    """Fills the buffers before each step of vLLM's first model runner."""
+class Filler:
+    """What the fillers of both model runners have in common: they know where the step's replies start.
+
+    Args:
+        step: what is filled.
+        marker: the reply start's token ids.
+        config: the operator's settings.
+    """
 
     def __init__(self, step: StepBuffers, marker: Sequence[int], config: ServingConfig) -> None:
         self.step, self.marker, self.config = step, tuple(marker), config
-        self._last = 0  # the last reply start of the last step that had one
+        self._starts: Mapping[str, int] = {}
+        self._last = 0
+
+    def note(self, starts: Mapping[str, int]) -> None:
+        """Remember, for each request whose reply starts in this step, where among the step's tokens."""
+        self._starts = starts
+        self._last = max(starts.values(), default=self._last)
+
+    def last_scores(self) -> list[float]:
+        """What each gate read at the last reply start of the last step that had one."""
+        scores: list[float] = self.step.scores[:, self._last].tolist()
+        return scores
+
+    def take_scores(self) -> tuple[list[str], Tensor] | None:
+        """What the gates read where this step's replies start; told once, and to be asked when the layers have run.
+
+        Returns:
+            The requests, and their scores on the CPU, of shape (requests, pushes): there when what was queued on the
+            device before is done. None if no reply starts.
+        """
+        starts, self._starts = self._starts, {}
+        if not starts:
+            return None
+        places = torch.tensor(list(starts.values()), device=self.step.scores.device)
+        return list(starts), self.step.scores[:, places].T.to("cpu", non_blocking=True)
+
+
+class StepFiller(Filler):
+    """Fills the buffers before each step of vLLM's first model runner, which has all tokens at hand."""
 
     def fill(self, runner: Any, scheduled: Any) -> None:
         """Write the strengths of this step's tokens.
@@ -48,21 +83,23 @@ class StepFiller:
         """
         batch, step = runner.input_batch, self.step
         count = batch.num_reqs
-        starts = reply_starts(
-            batch.token_ids_cpu, batch.num_computed_tokens_cpu[:count], scheduled[:count], self.marker
-        )
+        computed, scheduled = batch.num_computed_tokens_cpu[:count], scheduled[:count]
+        starts = reply_starts(batch.token_ids_cpu, computed, scheduled, self.marker)
         if not starts.any():
             if step.any:
                 step.strength.zero_()
                 step.any = False
+            self.note({})
             return
         each = [strength_of(runner.requests[name].sampling_params, self.config) for name in batch.req_ids[:count]]
-        strengths = np.repeat(np.asarray(each, dtype=np.float32), scheduled[:count]) * starts
+        strengths = np.repeat(np.asarray(each, dtype=np.float32), scheduled) * starts
         step.strength.zero_()
         step.strength[: len(strengths)].copy_(torch.from_numpy(strengths))
-        step.any, self._last = True, int(starts.nonzero()[0][-1])
-
-    def last_scores(self) -> list[float]:
-        """What each gate read at the last reply start of the last step, if that step had one."""
-        scores: list[float] = self.step.scores[:, self._last].tolist()
-        return scores
+        step.any = True
+        in_prompt = np.clip(batch.num_prompt_tokens[:count] - computed, 0, scheduled)
+        begins, last = np.cumsum(scheduled) - scheduled, {}
+        for name, begin, size in zip(batch.req_ids[:count], begins, in_prompt, strict=True):
+            found = starts[begin : begin + size].nonzero()[0]
+            if len(found):
+                last[name] = int(begin + found[-1])
+        self.note(last)

@@ -9,6 +9,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from alphasteer.engines.vllm.batches import FILLER, StepFiller
 from alphasteer.engines.vllm.layers import steer_layers
+from alphasteer.engines.vllm.second_runner import SecondStepFiller
 from alphasteer.engines.vllm.settings import ServingConfig, read_config
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Steering
@@ -42,7 +43,11 @@ class SteeredModelLoader(DefaultModelLoader):  # type: ignore[misc]
             _most_tokens(vllm_config),
             eager=model_config.enforce_eager,
         )
-        setattr(model, FILLER, StepFiller(step, steering.reply_start, config))
+        if vllm_config.use_v2_model_runner:
+            slots = vllm_config.scheduler_config.max_num_seqs
+            setattr(model, FILLER, SecondStepFiller(step, steering.reply_start, config, slots))
+        else:
+            setattr(model, FILLER, StepFiller(step, steering.reply_start, config))
         return model
 
 
@@ -54,8 +59,9 @@ def check_engine(vllm_config: VllmConfig) -> None:
         "data parallelism (run several engines instead)": parallel.data_parallel_size > 1,
         "context parallelism": parallel.prefill_context_parallel_size > 1 or parallel.decode_context_parallel_size > 1,
         "micro-batches (--enable-dbo)": parallel.enable_dbo,
-        "asynchronous scheduling (pass --no-async-scheduling)": scheduler.async_scheduling,
-        "the second model runner (set VLLM_USE_V2_MODEL_RUNNER=0)": vllm_config.use_v2_model_runner,
+        # The first runner does not know, where it prepares a step, what the step before has written.
+        "asynchronous scheduling on the first model runner (pass --no-async-scheduling)": scheduler.async_scheduling
+        and not vllm_config.use_v2_model_runner,
         "speculative decoding (--speculative-config)": vllm_config.speculative_config is not None,
         "prompt embeddings (--enable-prompt-embeds)": vllm_config.model_config.enable_prompt_embeds,
     }

@@ -30,8 +30,11 @@ def _register() -> None:
     if not found.startswith(SUPPORTED):
         raise SteeringError(f"AlphaSteer serves in vLLM {SUPPORTED}*, and {found} is installed; install that version.")
     from vllm.model_executor.model_loader import register_model_loader
+    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.engine.output_processor import OutputProcessor
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner as SecondRunner
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     from alphasteer.engines.vllm import wrappers
@@ -39,6 +42,12 @@ def _register() -> None:
     from alphasteer.engines.vllm.settings import LOAD_FORMAT
 
     wrap(GPUModelRunner, "_prepare_inputs", ["scheduler_output", "num_scheduled_tokens"], wrappers.prepare_inputs)
+    wrap(GPUModelRunner, "sample_tokens", [], wrappers.sample_tokens)
+    wrap(SecondRunner, "add_requests", ["scheduler_output"], wrappers.add_requests)
+    wrap(SecondRunner, "prepare_inputs", ["scheduler_output", "batch_req_state"], wrappers.prepare_second_inputs)
+    wrap(SecondRunner, "sample_tokens", [], wrappers.sample_tokens)
+    wrap(Scheduler, "update_from_output", ["scheduler_output", "model_runner_output"], wrappers.update_from_output)
+    wrap(OutputProcessor, "process_outputs", ["engine_core_outputs"], wrappers.process_outputs)
     wrap(EngineCore, "get_supported_tasks", [], wrappers.get_supported_tasks)
     wrap(EngineCore, "preprocess_add_request", ["request"], wrappers.preprocess_add_request)
     wrap(InputProcessor, "process_inputs", ["request_id", "prompt", "params"], wrappers.process_inputs)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from alphasteer.engines.vllm.settings import STRENGTH, ServingConfig
+from alphasteer.engines.vllm.settings import GATES, STRENGTH, ServingConfig
 from alphasteer.steering.positions import holds_reply_start
 
 
@@ -16,12 +16,14 @@ def problem_of(params: Any, tokens: Sequence[int] | None, marker: Sequence[int],
         tokens: the prompt's token ids, or None where only embeddings were given.
         marker: the reply start's token ids.
     """
-    given = (getattr(params, "extra_args", None) or {}).get(STRENGTH)
+    given = _wish(params, STRENGTH)
     if given is not None:
         if not config.allow_strength:
             return f"{STRENGTH} may not be set here; the operator did not allow it."
         if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
             return f"{STRENGTH} must be a number, not {given!r}."
+    if _wish(params, GATES) not in (None, 0, 1):
+        return f"{GATES} must be 1 or 0, not {_wish(params, GATES)!r}."
     if tokens is None:
         return "Steering needs the prompt's tokens; embeddings alone cannot be steered."
     if not holds_reply_start(tokens, marker):
@@ -34,12 +36,21 @@ def problem_of(params: Any, tokens: Sequence[int] | None, marker: Sequence[int],
 
 def strength_of(params: Any, config: ServingConfig) -> float:
     """A request's strength, clamped to what the operator allows."""
-    given = (getattr(params, "extra_args", None) or {}).get(STRENGTH)
+    given = _wish(params, STRENGTH)
     if given is None or not config.allow_strength:
         return config.strength
     return min(max(float(given), 0.0), config.highest_strength)
 
 
+def wants_gates(params: Any) -> bool:
+    """Whether a request asks what the gates read."""
+    return bool(_wish(params, GATES))
+
+
 def salted(salt: str | None, params: Any, config: ServingConfig) -> str:
     """The cache salt under which a request's blocks are kept: steering changes what they hold."""
     return f"{salt or ''}|alphasteer:{config.digest}:{strength_of(params, config):g}"
+
+
+def _wish(params: Any, name: str) -> Any:
+    return (getattr(params, "extra_args", None) or {}).get(name)

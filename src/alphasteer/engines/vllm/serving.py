@@ -33,6 +33,6 @@ def server_command(
 
 
 def server_environment(environment: Mapping[str, str], api_key: str | None) -> dict[str, str]:
-    """The environment of that process: the model runner that steering is written for, and the key out of sight."""
+    """The environment of that process: the first model runner unless it asks for the second, the key out of sight."""
     key = {} if api_key is None else {API_KEY: api_key}
-    return {**environment, "VLLM_USE_V2_MODEL_RUNNER": "0", **key}
+    return {"VLLM_USE_V2_MODEL_RUNNER": "0", **environment, **key}

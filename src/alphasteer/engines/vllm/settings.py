@@ -11,6 +11,8 @@ KEY = "alphasteer"
 """Of the settings in ``additional_config``, which vLLM hashes into the key of its compile cache."""
 STRENGTH = "alphasteer_strength"
 """Of a request's own strength in ``vllm_xargs``."""
+GATES = "alphasteer_gates"
+"""Of the wish, in ``vllm_xargs``, to be told what the gates read."""
 
 
 class ServingConfig(BaseModel):

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from alphasteer.engines.vllm.batches import FILLER
+from alphasteer.engines.vllm.gate_reports import add_reports, count_reports, keep_scores, with_scores
 from alphasteer.engines.vllm.requests import problem_of, salted
 from alphasteer.engines.vllm.self_test import check_self_test
-from alphasteer.engines.vllm.settings import is_steered, read_config
+from alphasteer.engines.vllm.settings import ServingConfig, is_steered, read_config
 from alphasteer.steering import Steering
 
-PROVED = "_alphasteer_proved"
+PROVED, READ = "_alphasteer_proved", "_alphasteer_read"
 
 
 def prepare_inputs(original: Callable[..., Any], runner: Any, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
@@ -20,10 +21,54 @@ def prepare_inputs(original: Callable[..., Any], runner: Any, scheduler_output: 
     return original(runner, scheduler_output, num_scheduled_tokens)
 
 
+def add_requests(original: Callable[..., Any], runner: Any, scheduler_output: Any) -> Any:
+    """Of the second model runner: requests come, each into a slot."""
+    found = original(runner, scheduler_output)
+    filler = getattr(runner.get_model(), FILLER, None)
+    if filler is not None:
+        for new in scheduler_output.scheduled_new_reqs:
+            filler.add(runner.req_states.req_id_to_index[new.req_id], new)
+    return found
+
+
+def prepare_second_inputs(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+    """Of the second model runner: like ``prepare_inputs``, once the step's tokens are laid out on the device."""
+    batch = original(runner, *args, **kwargs)
+    filler = getattr(runner.get_model(), FILLER, None)
+    if filler is not None:
+        filler.fill(batch, runner.req_states.all_token_ids.gpu)
+    return batch
+
+
+def sample_tokens(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+    """After each step's layers: what the gates read where replies start goes along with the tokens."""
+    filler = getattr(runner.get_model(), FILLER, None)
+    taken = None if filler is None else filler.take_scores()  # first: the copy is done when the tokens are there
+    return with_scores(original(runner, *args, **kwargs), taken)
+
+
+def update_from_output(original: Callable[..., Any], scheduler: Any, scheduler_output: Any, output: Any) -> Any:
+    """Where a step's tokens become outputs: replies that end carry what the gates read where they started."""
+    if not is_steered(scheduler.vllm_config):
+        return original(scheduler, scheduler_output, output)
+    every = scheduler.requests
+    requests = {name: every[name] for name in scheduler_output.num_scheduled_tokens if name in every}
+    keep_scores(requests, output)
+    outputs = original(scheduler, scheduler_output, output)
+    add_reports(requests, outputs.values(), *_steered(scheduler))
+    return outputs
+
+
+def process_outputs(original: Callable[..., Any], processor: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the front end, before outputs become replies: gates are counted, and told to those who asked."""
+    count_reports(outputs)
+    return original(processor, outputs, *args, **kwargs)
+
+
 def preprocess_add_request(original: Callable[..., Any], core: Any, request: Any) -> Any:
     """Before a request's blocks are hashed: blocks of other strengths and steerings are not its own."""
     if is_steered(core.vllm_config):
-        config = read_config(core.vllm_config)
+        _, config = _steered(core)
         request.cache_salt = salted(request.cache_salt, request.sampling_params, config)
     return original(core, request)
 
@@ -47,16 +92,17 @@ def process_inputs(
     if is_steered(processor.vllm_config):
         from vllm.exceptions import VLLMValidationError
 
-        config = read_config(processor.vllm_config)
-        problem = problem_of(params, request.prompt_token_ids, _marker(processor, config.folder), config)
+        steering, config = _steered(processor)
+        problem = problem_of(params, request.prompt_token_ids, steering.reply_start, config)
         if problem is not None:
             raise VLLMValidationError(problem)
     return request
 
 
-def _marker(processor: Any, folder: str) -> tuple[int, ...]:
-    """The reply start, read once by each process that takes requests in."""
-    if not hasattr(processor, "_alphasteer_marker"):
-        processor._alphasteer_marker = Steering.from_pretrained(folder).reply_start
-    marker: tuple[int, ...] = processor._alphasteer_marker
-    return marker
+def _steered(owner: Any) -> tuple[Steering, ServingConfig]:
+    """The artefact and the operator's settings, read once by each of vLLM's objects that needs them."""
+    if not hasattr(owner, READ):
+        config = read_config(owner.vllm_config)
+        setattr(owner, READ, (Steering.from_pretrained(config.folder), config))
+    found: tuple[Steering, ServingConfig] = getattr(owner, READ)
+    return found
