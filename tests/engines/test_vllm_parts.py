@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alphasteer.engines.vllm.batches import StepFiller, reply_starts
-from alphasteer.engines.vllm.gate_reports import add_reports, count_reports, keep_scores, with_scores
+from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_layers, steer_layers
 from alphasteer.engines.vllm.plugin import wrap
 from alphasteer.engines.vllm.requests import problem_of, salted, strength_of
@@ -191,42 +191,46 @@ def test_a_step_holds_each_request_s_strength_at_its_reply_starts_and_nothing_el
 
 
 def test_a_reply_s_gates_reach_the_client_who_asks_and_prometheus_in_any_case():
-    """Read with the first token, told with the last one, as the scheduler and the front end hand them on."""
+    """Read in one step, told with the first token that comes of it, kept in the front end to the reply's last one."""
     prometheus = pytest.importorskip("prometheus_client")
 
     def counted(opened):
-        return prometheus.REGISTRY.get_sample_value("alphasteer_replies_total", {"steered": opened}) or 0.0
+        return prometheus.REGISTRY.get_sample_value("alphasteer_replies_total", {"opened": opened}) or 0.0
 
-    steering = two_pushes()
-    asked = {GATES: 1, STRENGTH: 0.5}
+    def output(name, other=None):
+        return SimpleNamespace(request_id=name, kv_transfer_params=other)
+
+    steering, asked = two_pushes(), {GATES: 1, STRENGTH: 0.5}
     requests = {
-        "a": SimpleNamespace(sampling_params=SimpleNamespace(extra_args=asked)),
-        "b": SimpleNamespace(sampling_params=None),
-        "c": SimpleNamespace(sampling_params=None),
+        name: SimpleNamespace(sampling_params=SimpleNamespace(extra_args=wish))
+        for name, wish in (("a", asked), ("b", None), ("c", asked))
     }
-    first = with_scores(SimpleNamespace(), (["a", "b", "gone"], torch.tensor([[0.5, -1.0], [-9.0, -9.0], [0.0, 0.0]])))
-    keep_scores(requests, first)
-    keep_scores(requests, SimpleNamespace())
-    outputs = {
-        name: SimpleNamespace(request_id=name, finish_reason=reason, kv_transfer_params=other)
-        for name, reason, other in (
-            ("a", "stop", {"x": 1}),
-            ("b", "stop", None),
-            ("c", "stop", None),
-            ("d", None, None),
-        )
-    }
+    states = {name: SimpleNamespace() for name in "abc"}
+    taken = ["a", "b", "gone"], torch.tensor([[0.5, -1.0], [-9.0, -9.0], [0.0, 0.0]])
+    inner = SimpleNamespace()
+    with_scores(SimpleNamespace(model_runner_output=inner), taken)  # as an asynchronous runner gives it
+    keep_scores(requests, inner)
+    keep_scores(requests, with_scores(SimpleNamespace(), None))
     before = counted("true"), counted("false")
-    add_reports(requests, [SimpleNamespace(outputs=list(outputs.values()))], steering, OPEN)
-    count_reports(outputs.values())
-    gates = [{"layer": 2, "score": 0.5, "opened": 0.5}, {"layer": 1, "score": -1.0, "opened": 0.0}]
-    assert outputs["a"].kv_transfer_params == {"x": 1, KEY: {"strength": 0.5, "gates": gates}}
-    assert [outputs[name].kv_transfer_params for name in "bcd"] == [None] * 3
-    assert (counted("true") - before[0], counted("false") - before[1]) == (1, 1)
+    told = {
+        "strength": 0.5,
+        "gates": [{"layer": 2, "score": 0.5, "opened": 0.5}, {"layer": 1, "score": -1.0, "opened": 0}],
+    }
+    for _ in range(2):  # the first tokens, and others
+        outputs = [output("a", {"x": 1}), output("b"), output("c"), output("gone")]
+        add_reports(requests, [SimpleNamespace(outputs=outputs)], steering, OPEN)
+        hand_over(states, outputs)
+        assert outputs[0].kv_transfer_params == {"x": 1, KEY: told}
+        assert [each.kv_transfer_params for each in outputs[1:]] == [None] * 3
+    assert (counted("true") - before[0], counted("false") - before[1]) == (1, 1), "once a reply"
 
 
 @given(
-    st.lists(st.tuples(st.lists(st.sampled_from([6, 7, 8]), min_size=1, max_size=9), st.integers(0, 8)), min_size=1),
+    st.lists(
+        st.tuples(st.lists(st.sampled_from([6, 7, 8]), min_size=1, max_size=9), st.integers(0, 8)),
+        min_size=1,
+        max_size=12,
+    ),
     st.integers(1, 9),
 )
 def test_the_second_runner_s_steps_hold_what_the_first_one_s_hold(requests, prompt):

@@ -8,7 +8,7 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 from alphasteer.activations import with_self_test
-from alphasteer.engines.vllm.settings import STRENGTH, ServingConfig, additional_config
+from alphasteer.engines.vllm.settings import GATES, KEY, STRENGTH, ServingConfig, additional_config
 from alphasteer.models import find_decoder, fingerprint, load_model
 from alphasteer.prompts import ChatTemplate
 from alphasteer.steering import Gate, Push, Steering
@@ -101,13 +101,18 @@ def ask(llm, strengths, tokens=30, chats=CHATS):
     from vllm import SamplingParams
 
     params = [
-        SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=TOP, extra_args={STRENGTH: strength})
+        SamplingParams(
+            temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=TOP, extra_args={STRENGTH: strength, GATES: 1}
+        )
         for strength in strengths
     ]
     found = []
     outputs = llm.chat([[{"role": "user", "content": chat}] for chat in chats], params, use_tqdm=False)
     for output, strength in zip(outputs, strengths, strict=True):
         reply = output.outputs[0]
+        told = output.kv_transfer_params[KEY]
+        assert told["strength"] == max(strength, 0.0)
+        assert len(told["gates"]) == 2
         logits = [{token: entry.logprob for token, entry in place.items()} for place in reply.logprobs]
         found.append((list(output.prompt_token_ids), strength, list(reply.token_ids), logits))
     return found

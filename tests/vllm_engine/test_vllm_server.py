@@ -123,7 +123,7 @@ def test_what_the_gates_read_is_told_to_who_asks_and_counted_for_everyone(served
     with steering.attach(model) as attached, torch.inference_mode():
         model(torch.tensor([ids]))
         expected = attached.last_gates
-    body = {"model": "small", "messages": [{"role": "user", "content": CHATS[2]}], "max_tokens": 3}
+    body = {"model": "small", "messages": [{"role": "user", "content": CHATS[2]}], "max_tokens": 3, "temperature": 0}
     answer = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "vllm_xargs": {GATES: 1}}, timeout=60).json()
     told = answer["kv_transfer_params"]["alphasteer"]
     assert told["strength"] == 1.0
@@ -131,6 +131,13 @@ def test_what_the_gates_read_is_told_to_who_asks_and_counted_for_everyone(served
     for gate, reading in zip(told["gates"], expected, strict=True):
         assert gate["score"] == pytest.approx(float(reading.scores[0]), abs=1e-3)
         assert gate["opened"] == pytest.approx(float(reading.values[0]), abs=1e-3)
+
+    # A stop string is seen by the front end alone; its reply is told and counted like any other.
+    stop = answer["choices"][0]["message"]["content"][:2]
+    asked = {**body, "stop": [stop], "vllm_xargs": {GATES: 1}}
+    stopped = httpx.post(f"{served.url}/v1/chat/completions", json=asked, timeout=60).json()
+    assert stopped["choices"][0]["stop_reason"] == stop
+    assert stopped["kv_transfer_params"]["alphasteer"] == told
 
     def replies():
         page = httpx.get(f"{served.url}/metrics", timeout=10).text

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,17 +36,15 @@ class Moments:
         if activations.ndim != 2 or activations.shape[0] == 0:
             raise LearningError(f"Activations of shape {tuple(activations.shape)} are not (n, d) with n above zero.")
         exact = activations.detach().double().cpu().numpy()
-        count, weighed = float(len(exact)), exact
-        if weights is not None:
-            roots = weights.detach().double().cpu().sqrt().numpy()[:, None]
-            count, weighed, exact = float(weights.double().sum()), exact * roots**2, exact * roots
-        total = torch.from_numpy(weighed.sum(0))
+        times = np.ones(len(exact)) if weights is None else weights.detach().double().cpu().numpy()
+        total = torch.from_numpy(times @ exact)
         if not bool(torch.isfinite(total).all()):
             raise LearningError(
                 "Some activations are not finite; load the model in bfloat16 or float32 instead of float16."
             )
+        rooted = exact if weights is None else exact * np.sqrt(times)[:, None]
         # numpy, not torch: it sees a product with the own transpose and reckons half of it.
-        return Moments(count, total, torch.from_numpy(exact.T @ exact))
+        return Moments(float(times.sum()), total, torch.from_numpy(rooted.T @ rooted))
 
     def __add__(self, other: "Moments") -> "Moments":
         if self.total.shape != other.total.shape:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-SCORES = (-0.5, -0.25, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5)
-"""Buckets of gate scores: about 0 on benign prompts, about 1 on malicious ones."""
+BUCKETS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+"""Of gate scores: about 0 on benign prompts; gates open at 1 or not far above."""
 
 
 class GateMetrics:
@@ -20,11 +20,11 @@ class GateMetrics:
             "alphasteer_gate_score",
             "What the gates read where replies start.",
             ("layer",),
-            buckets=SCORES,
+            buckets=BUCKETS,
             registry=registry,
         )
         self.replies = Counter(
-            "alphasteer_replies", "Replies, by whether a gate opened.", ("steered",), registry=registry
+            "alphasteer_replies", "Replies, by whether a gate opened.", ("opened",), registry=registry
         )
 
     def count(self, gates: Iterable[tuple[int, float, float]]) -> None:

@@ -19,6 +19,10 @@ ENOUGH = 3
 cost more than the budget says (of 60 prompts and 2 %, none could be beyond the threshold)."""
 
 
+FEWEST_OPENING = 4
+"""A malicious source has its say in the ceiling if so many of its held-out prompts open the gate."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A gate's operating point and what it gives on the held-out prompts.
@@ -103,7 +107,7 @@ def calibrate(
     if source_budget is not None:
         large = [scores for scores in benign.values() if len(scores) * source_budget >= ENOUGH]
         threshold = max([threshold, *(benign_threshold(scores, source_budget) for scores in large)])
-    opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= ENOUGH]
+    opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= FEWEST_OPENING]
     quantiles = [float(above.double().quantile(ceiling_quantile)) for above in opening]
     spread = float(high.double().std(unbiased=False))
     # A ceiling close to the threshold would make the gate a step; a little slope keeps near misses gentle.

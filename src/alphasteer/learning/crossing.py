@@ -74,7 +74,8 @@ class LayerFit:
         """The same activations, benign prompts counting the more the higher they score.
 
         Squared errors are the average prompt's concern, and the threshold is the business of the few highest: a prompt
-        whose read-out of the other folds scores s > 0 counts 1 + s^2 / (mean of s^2) times (docs/method.md).
+        that the other folds' read-out scores s > 0 counts 1 + s^2 / (mean of s^2) times (docs/method.md). These few
+        numbers are all that a fold's read-outs learn of the fold itself.
 
         Args:
             solve: gives the read-outs that say what is hard.

@@ -20,7 +20,7 @@ Positions = Literal["reply_start", "prompt"]
 
 @dataclass(frozen=True)
 class Gate:
-    """Linear read-outs of the residual stream: about 0 on benign activations, about 1 on malicious ones.
+    """Linear read-outs of the residual stream: about 0 on benign activations, high on malicious ones.
 
     Attributes:
         w: by layer (of that decoder layer's input) one read-out, float32 of shape (d,), or k of them, of shape (k, d),

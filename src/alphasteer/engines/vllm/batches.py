@@ -67,7 +67,9 @@ class Filler:
         starts, self._starts = self._starts, {}
         if not starts:
             return None
-        places = torch.tensor(list(starts.values()), device=self.step.scores.device)
+        places, device = torch.tensor(list(starts.values())), self.step.scores.device
+        if device.type == "cuda":  # pinned, for a copy from pageable memory would wait for the layers
+            places = places.pin_memory().to(device, non_blocking=True)
         return list(starts), self.step.scores[:, places].T.to("cpu", non_blocking=True)
 
 

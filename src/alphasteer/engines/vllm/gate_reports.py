@@ -1,11 +1,12 @@
 """What the gates read where a reply starts, on its way from the worker to the client and to Prometheus.
 
-The worker hands scores to the scheduler with the step's tokens; the scheduler keeps them until the reply ends, and
-gives them to the front end in the one field of vLLM's outputs that reaches its OpenAI replies, ``kv_transfer_params``.
+The worker hands scores to the scheduler with the step's tokens, the scheduler hands them to the front end with the
+reply's first token, in the one field of vLLM's outputs that reaches its OpenAI replies, ``kv_transfer_params``. The
+front end keeps them until the reply ends, for it alone sees stop strings.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from alphasteer.engines.vllm.settings import KEY, ServingConfig
 from alphasteer.steering import Steering
 from alphasteer.steering.formula import gate_value
 
-SCORES = "_alphasteer_scores"
-"""The attribute of a worker's output, and of a scheduler's request, that holds scores."""
+READ, TOLD = "_alphasteer_read", "_alphasteer_told"
+"""Attributes: of a worker's output and of a scheduler's request, the scores; of a front end's request, its report."""
 ASKED = "asked"
 
 
@@ -26,11 +27,35 @@ def with_scores(output: Any, taken: tuple[list[str], torch.Tensor] | None) -> An
     An asynchronous output is filled later, and so may the scores be: whoever gets its tokens gets them.
     """
     if taken is not None and output is not None:
-        setattr(getattr(output, "model_runner_output", output), SCORES, taken)
+        setattr(getattr(output, "model_runner_output", output), READ, taken)
     return output
 
 
-def report(steering: Steering, scores: Sequence[float], params: Any, config: ServingConfig) -> dict[str, Any]:
+def keep_scores(requests: Mapping[str, Any], output: Any) -> None:
+    """Remember, with the scheduler's requests, what a step's gates read: in pieces, a prompt ends in a later step."""
+    names, scores = getattr(output, READ, ((), torch.empty(0)))
+    for name, read in zip(names, scores.tolist(), strict=True):
+        if name in requests:
+            setattr(requests[name], READ, read)
+
+
+def add_reports(requests: Mapping[str, Any], outputs: Any, steering: Steering, config: ServingConfig) -> None:
+    """Give the first output of every reply its report.
+
+    Args:
+        requests: the scheduler's, those that end now among them.
+        outputs: vLLM's EngineCoreOutputs of one step.
+    """
+    for output in (output for group in outputs for output in group.outputs):
+        request = requests.get(output.request_id)
+        scores = getattr(request, READ, None)
+        if request is not None and scores is not None:
+            delattr(request, READ)
+            told = _report(steering, scores, request.sampling_params, config)
+            output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: told}
+
+
+def _report(steering: Steering, scores: Sequence[float], params: Any, config: ServingConfig) -> dict[str, Any]:
     """What is told of one reply: the strength it was steered with, and each gate's layer, score and opening."""
     gates = []
     for push, score in zip(steering.pushes, scores, strict=True):
@@ -39,40 +64,26 @@ def report(steering: Steering, scores: Sequence[float], params: Any, config: Ser
     return {"strength": strength_of(params, config), "gates": gates, ASKED: wants_gates(params)}
 
 
-def keep_scores(requests: dict[str, Any], output: Any) -> None:
-    """Remember, with the scheduler's requests, what a step's gates read."""
-    names, scores = getattr(output, SCORES, ((), torch.empty(0)))
-    for name, read in zip(names, scores.tolist(), strict=True):
-        if name in requests:
-            setattr(requests[name], SCORES, read)
-
-
-def add_reports(requests: dict[str, Any], outputs: Any, steering: Steering, config: ServingConfig) -> None:
-    """Give every reply that ends its report.
+def hand_over(states: Mapping[str, Any], outputs: Any) -> None:
+    """In the front end: count every report for Prometheus, and put it on the outputs of clients who asked for it.
 
     Args:
-        requests: the scheduler's, those that end now among them.
-        outputs: vLLM's EngineCoreOutputs of one step.
+        states: the front end's requests.
+        outputs: vLLM's EngineCoreOutputs of one step; of each reply at least the last reaches its client.
     """
-    for output in (output for group in outputs for output in group.outputs if output.finish_reason is not None):
-        request = requests.get(output.request_id)
-        scores = getattr(request, SCORES, None)
-        if request is not None and scores is not None:
-            told = report(steering, scores, request.sampling_params, config)
-            output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: told}
-
-
-def count_reports(outputs: Any) -> None:
-    """In the front end: count every report for Prometheus, and take it out where the client has not asked for it."""
     for output in outputs:
-        told = (output.kv_transfer_params or {}).get(KEY)
-        if told is None:
-            continue
-        _metrics().count((gate["layer"], gate["score"], gate["opened"]) for gate in told["gates"])
-        rest = {key: value for key, value in output.kv_transfer_params.items() if key != KEY}
-        if told[ASKED]:
-            rest[KEY] = {key: value for key, value in told.items() if key != ASKED}
-        output.kv_transfer_params = rest or None
+        state, given = states.get(output.request_id), output.kv_transfer_params or {}
+        if KEY in given:
+            told = given[KEY]
+            given = {key: value for key, value in given.items() if key != KEY}
+            if not hasattr(state, TOLD):  # a reply that was preempted starts, and is told, anew
+                _metrics().count((gate["layer"], gate["score"], gate["opened"]) for gate in told["gates"])
+            if state is not None:
+                setattr(state, TOLD, told)
+            output.kv_transfer_params = given or None
+        told = getattr(state, TOLD, None)
+        if told is not None and told[ASKED]:
+            output.kv_transfer_params = {**given, KEY: {key: value for key, value in told.items() if key != ASKED}}
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from alphasteer.engines.vllm.batches import FILLER, StepFiller
 from alphasteer.engines.vllm.layers import steer_layers
 from alphasteer.engines.vllm.second_runner import SecondStepFiller
-from alphasteer.engines.vllm.settings import ServingConfig, read_config
+from alphasteer.engines.vllm.settings import ServingConfig, check_digest, read_config
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Steering
 
@@ -53,7 +53,7 @@ class SteeredModelLoader(DefaultModelLoader):  # type: ignore[misc]
 
 def check_engine(vllm_config: VllmConfig) -> None:
     """Refuse what would leave tokens unsteered, or was never tried."""
-    parallel, scheduler = vllm_config.parallel_config, vllm_config.scheduler_config
+    parallel, scheduler, model = vllm_config.parallel_config, vllm_config.scheduler_config, vllm_config.model_config
     refused = {
         "pipeline parallelism (--pipeline-parallel-size)": parallel.pipeline_parallel_size > 1,
         "data parallelism (run several engines instead)": parallel.data_parallel_size > 1,
@@ -63,7 +63,9 @@ def check_engine(vllm_config: VllmConfig) -> None:
         "asynchronous scheduling on the first model runner (pass --no-async-scheduling)": scheduler.async_scheduling
         and not vllm_config.use_v2_model_runner,
         "speculative decoding (--speculative-config)": vllm_config.speculative_config is not None,
-        "prompt embeddings (--enable-prompt-embeds)": vllm_config.model_config.enable_prompt_embeds,
+        "sleep mode (--enable-sleep-mode), which forgets what hooks hold": model.enable_sleep_mode,
+        "weights sent while it serves (--weight-transfer-config)": vllm_config.weight_transfer_config is not None,
+        "prompt embeddings (--enable-prompt-embeds)": model.enable_prompt_embeds,
     }
     wrong = next((name for name, asked in refused.items() if asked), None)
     if wrong is not None:
@@ -72,8 +74,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
 
 def check_model(steering: Steering, config: ServingConfig, model_config: ModelConfig) -> None:
     """Refuse another model, or another artefact than the one whose digest keys vLLM's caches."""
-    if steering.digest != config.digest:
-        raise SteeringError(f"{config.folder} is not the artefact that this engine was configured for; start it anew.")
+    check_digest(steering, config)
     width, fitted = model_config.get_hidden_size(), steering.fitted_on
     if width != steering.hidden_size:
         raise SteeringError(

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alphasteer.errors import SteeringError
+from alphasteer.steering import Steering
 
 LOAD_FORMAT = "alphasteer"
 KEY = "alphasteer"
@@ -49,6 +50,16 @@ def read_config(vllm_config: Any) -> ServingConfig:
     except ValidationError as error:
         first = error.errors()[0]
         raise SteeringError(f"--additional-config, {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def check_digest(steering: Steering, config: ServingConfig) -> None:
+    """Refuse another artefact than the one whose digest keys vLLM's caches.
+
+    Raises:
+        SteeringError: if it is another one.
+    """
+    if steering.digest != config.digest:
+        raise SteeringError(f"{config.folder} is not the artefact that this engine was configured for; start it anew.")
 
 
 def is_steered(vllm_config: Any) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from alphasteer.engines.vllm.batches import FILLER
-from alphasteer.engines.vllm.gate_reports import add_reports, count_reports, keep_scores, with_scores
+from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.requests import problem_of, salted
 from alphasteer.engines.vllm.self_test import check_self_test
-from alphasteer.engines.vllm.settings import ServingConfig, is_steered, read_config
+from alphasteer.engines.vllm.settings import ServingConfig, check_digest, is_steered, read_config
 from alphasteer.steering import Steering
 
-PROVED, READ = "_alphasteer_proved", "_alphasteer_read"
+PROVED, HELD = "_alphasteer_proved", "_alphasteer_held"
 
 
 def prepare_inputs(original: Callable[..., Any], runner: Any, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
@@ -48,27 +48,27 @@ def sample_tokens(original: Callable[..., Any], runner: Any, *args: Any, **kwarg
 
 
 def update_from_output(original: Callable[..., Any], scheduler: Any, scheduler_output: Any, output: Any) -> Any:
-    """Where a step's tokens become outputs: replies that end carry what the gates read where they started."""
+    """Where a step's tokens become outputs: replies that begin carry what the gates read."""
     if not is_steered(scheduler.vllm_config):
         return original(scheduler, scheduler_output, output)
     every = scheduler.requests
     requests = {name: every[name] for name in scheduler_output.num_scheduled_tokens if name in every}
     keep_scores(requests, output)
     outputs = original(scheduler, scheduler_output, output)
-    add_reports(requests, outputs.values(), *_steered(scheduler))
+    add_reports(requests, outputs.values(), *_artefact_of(scheduler))
     return outputs
 
 
 def process_outputs(original: Callable[..., Any], processor: Any, outputs: Any, *args: Any, **kwargs: Any) -> Any:
     """In the front end, before outputs become replies: gates are counted, and told to those who asked."""
-    count_reports(outputs)
+    hand_over(processor.request_states, outputs)
     return original(processor, outputs, *args, **kwargs)
 
 
 def preprocess_add_request(original: Callable[..., Any], core: Any, request: Any) -> Any:
     """Before a request's blocks are hashed: blocks of other strengths and steerings are not its own."""
     if is_steered(core.vllm_config):
-        _, config = _steered(core)
+        config = read_config(core.vllm_config)
         request.cache_salt = salted(request.cache_salt, request.sampling_params, config)
     return original(core, request)
 
@@ -92,17 +92,23 @@ def process_inputs(
     if is_steered(processor.vllm_config):
         from vllm.exceptions import VLLMValidationError
 
-        steering, config = _steered(processor)
+        steering, config = _artefact_of(processor)
         problem = problem_of(params, request.prompt_token_ids, steering.reply_start, config)
         if problem is not None:
             raise VLLMValidationError(problem)
     return request
 
 
-def _steered(owner: Any) -> tuple[Steering, ServingConfig]:
-    """The artefact and the operator's settings, read once by each of vLLM's objects that needs them."""
-    if not hasattr(owner, READ):
+def _artefact_of(owner: Any) -> tuple[Steering, ServingConfig]:
+    """The artefact and the operator's settings, read once by each of vLLM's objects that needs them.
+
+    Raises:
+        SteeringError: if the artefact is no longer the one that the engine was configured for.
+    """
+    if not hasattr(owner, HELD):
         config = read_config(owner.vllm_config)
-        setattr(owner, READ, (Steering.from_pretrained(config.folder), config))
-    found: tuple[Steering, ServingConfig] = getattr(owner, READ)
+        steering = Steering.from_pretrained(config.folder)
+        check_digest(steering, config)
+        setattr(owner, HELD, (steering, config))
+    found: tuple[Steering, ServingConfig] = getattr(owner, HELD)
     return found
