@@ -100,11 +100,10 @@ def ask(llm, strengths, tokens=30, chats=CHATS):
     """Greedy replies: prompt tokens, strength, reply tokens and their top logits."""
     from vllm import SamplingParams
 
+    wishes = [{STRENGTH: strength, GATES: 1} for strength in strengths]
     params = [
-        SamplingParams(
-            temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=TOP, extra_args={STRENGTH: strength, GATES: 1}
-        )
-        for strength in strengths
+        SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, logprobs=TOP, extra_args=wish)
+        for wish in wishes
     ]
     found = []
     outputs = llm.chat([[{"role": "user", "content": chat}] for chat in chats], params, use_tqdm=False)
