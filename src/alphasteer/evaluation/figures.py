@@ -93,15 +93,15 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
         layers = [gate["layer"] for gate in of_kind]
         told = f", kind {kind}" if len(read_outs) > 1 else ""
         for key, name, style in (("auc", "AUC", ":"), ("partial_auc", "AUC up to 5 % false openings", "-")):
-            label = f"{name}{told}: one layer"
-            (line,) = left.plot(layers, [gate[key] for gate in of_kind], style, marker="o", markersize=3, label=label)
-            left.plot(read_out["layers"], [read_out[key]] * len(read_out["layers"]), "x", color=line.get_color())
+            look = {"color": f"C{kind - 1}", "linestyle": style, "marker": "o", "markersize": 3}
+            left.plot(layers, [gate[key] for gate in of_kind], label=f"{name}{told}", **look)
+            left.plot(read_out["layers"], [read_out[key]] * len(read_out["layers"]), "x", color=look["color"])
     left.set(
-        title="Gates, on kinds of prompts that they had not seen (x: chosen layers)",
+        title="One layer's gates on unseen kinds (x: chosen, their mean)",
         xlabel="layer",
         ylabel="area under the ROC curve",
     )
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     pushes = record["selection"]["searched"]
     points = np.array([[push["divergence"] or 0.0, push["surprise"]] for push in pushes])
     if len(points):
