@@ -81,11 +81,3 @@ def test_moments_of_nothing_or_infinity_or_two_widths_are_refused():
             Moments.of(bad)
     with pytest.raises(LearningError, match="width"):
         Moments.of(torch.ones(2, 3)) + Moments.of(torch.ones(2, 4))
-
-
-def test_a_weight_counts_an_activation_so_often():
-    rows, times = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 4, 0, 2, 3])
-    repeated, weighed = Moments.of(rows.repeat_interleave(times, 0)), Moments.of(rows, times.float())
-    assert weighed.count == repeated.count == 10
-    torch.testing.assert_close(weighed.total, repeated.total)
-    torch.testing.assert_close(weighed.outer, repeated.outer)

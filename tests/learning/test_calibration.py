@@ -66,13 +66,13 @@ def test_benign_sources_are_calibrated_together():
 
 def test_a_source_that_is_large_enough_keeps_a_budget_of_its_own():
     one, other = torch.rand(2, 500, generator=torch.Generator().manual_seed(0))
-    few = torch.full((149,), 8.0)
+    few = torch.full((199,), 8.0)
     sources = {"a": one, "b": other + 1, "few": few}
     found = calibrate(sources, {"m": torch.full((50,), 9.0)}, budget=0.4, source_budget=0.02, ceiling_quantile=0.5)
     assert found.threshold == benign_threshold(other + 1, 0.02)
     assert found.opened["b"] <= 0.02
-    assert found.opened["few"] == 1.0, "149 prompts are too few to hold a budget of 2 %"
-    assert (found.n, found.observed) == (1149, pytest.approx((149 + 500 * found.opened["b"]) / 1149))
+    assert found.opened["few"] == 1.0, "199 prompts are too few to hold a budget of 2 %"
+    assert (found.n, found.observed) == (1199, pytest.approx((199 + 500 * found.opened["b"]) / 1199))
 
 
 def test_the_area_is_the_chance_that_a_malicious_prompt_scores_higher():

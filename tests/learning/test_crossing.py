@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alphasteer.learning.crossing import FOLDS, HARDEST, LayerFit
+from alphasteer.learning.crossing import FOLDS, LayerFit
 from alphasteer.learning.gates import gate_from_moments
 
 WIDTH = 6
@@ -87,32 +87,3 @@ def test_given_folds_are_left_out_whole():
         torch.testing.assert_close(
             crossed.malicious["m"][folds["m"] == fold], rows[folds["m"] == fold] @ w, rtol=1e-3, atol=1e-5
         )
-
-
-def test_hard_benign_prompts_count_more():
-    """Written out: once and, in units of the sources' mean squared score, as often as their own squared score says."""
-    benign, malicious = sides()
-    plain = LayerFit(benign, malicious, weigh=True)
-    scores = plain.fit(solve).benign
-    root = {name: len(rows) ** -0.5 for name, rows in benign.items()}
-    mean = sum(root[n] * scores[n].square().sum() for n in benign) / sum(root[n] * len(scores[n]) for n in benign)
-    times = {name: 1 + torch.where(s > 0, s.square() / mean, torch.zeros(())) for name, s in scores.items()}
-    assert max(float(t.max()) for t in times.values()) > 3
-
-    total = sum(float(root[n] * times[n].sum()) for n in benign)
-    low = sum(root[n] * (rows.double() * times[n][:, None].double()).T @ rows.double() for n, rows in benign.items())
-    high = malicious["m"].double().T @ malicious["m"].double() / 40
-    average = malicious["m"].double().mean(0)
-    ridge = 0.01 * high.trace() / WIDTH * torch.eye(WIDTH, dtype=torch.float64)
-    w = torch.linalg.solve(high + 2.0 * low / total + ridge, average)
-    found = plain.hardened(solve).fit(solve).w
-    torch.testing.assert_close(found, (w / (w @ average)).float(), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found, plain.fit(solve).w, rtol=0.01)
-
-
-def test_no_prompt_counts_without_bound():
-    benign, malicious = sides()
-    outlier = {**benign, "large": torch.cat([benign["large"], 1e4 * malicious["m"].mean(0, keepdim=True)])}
-    w = LayerFit(outlier, malicious, weigh=True).hardened(solve).fit(solve).w
-    assert bool(torch.isfinite(w).all())
-    assert float(LayerFit(outlier, malicious, weigh=True).hardened(solve).hardness["large"].max()) == HARDEST

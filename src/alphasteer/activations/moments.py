@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +26,8 @@ class Moments:
     outer: Tensor
 
     @staticmethod
-    def of(activations: Tensor, weights: Tensor | None = None) -> "Moments":
-        """The moments of activations of shape (n, d), each counted as often as its weight, of shape (n,), says.
+    def of(activations: Tensor) -> "Moments":
+        """The moments of activations of shape (n, d).
 
         Raises:
             LearningError: if there are none, or one is not finite.
@@ -36,15 +35,13 @@ class Moments:
         if activations.ndim != 2 or activations.shape[0] == 0:
             raise LearningError(f"Activations of shape {tuple(activations.shape)} are not (n, d) with n above zero.")
         exact = activations.detach().double().cpu().numpy()
-        times = np.ones(len(exact)) if weights is None else weights.detach().double().cpu().numpy()
-        total = torch.from_numpy(times @ exact)
+        total = torch.from_numpy(exact.sum(0))
         if not bool(torch.isfinite(total).all()):
             raise LearningError(
                 "Some activations are not finite; load the model in bfloat16 or float32 instead of float16."
             )
-        rooted = exact if weights is None else exact * np.sqrt(times)[:, None]
         # numpy, not torch: it sees a product with the own transpose and reckons half of it.
-        return Moments(float(times.sum()), total, torch.from_numpy(rooted.T @ rooted))
+        return Moments(len(exact), total, torch.from_numpy(exact.T @ exact))
 
     def __add__(self, other: "Moments") -> "Moments":
         if self.total.shape != other.total.shape:

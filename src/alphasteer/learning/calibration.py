@@ -14,7 +14,7 @@ METHOD = "split conformal"
 """How a threshold is set, as the record states it."""
 
 
-ENOUGH = 3
+ENOUGH = 4
 """A source keeps a budget of its own if so many of its held-out prompts may be beyond it: for fewer, the promise would
 cost more than the budget says (of 60 prompts and 2 %, none could be beyond the threshold)."""
 

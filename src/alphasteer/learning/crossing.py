@@ -11,8 +11,6 @@ from torch import Tensor, empty
 from alphasteer.activations import Moments
 
 FOLDS = 5
-HARDEST = 50.0
-"""A hard benign prompt counts at most so often: see ``LayerFit.hardened``."""
 
 Solve = Callable[[Moments, Moments], Tensor]
 """A read-out from the benign and the malicious moments."""
@@ -37,20 +35,10 @@ class Crossed:
 
 
 class LayerFit:
-    """One layer's activations, from which any number of read-outs is fitted.
-
-    Attributes:
-        hardness: by benign source, how often each prompt counts, of shape (n,); None where each counts once.
-    """
+    """One layer's activations, from which any number of read-outs is fitted."""
 
     def __init__(
-        self,
-        benign: Side,
-        malicious: Side,
-        *,
-        weigh: bool,
-        folds: Mapping[str, Tensor] | None = None,
-        hardness: Mapping[str, Tensor] | None = None,
+        self, benign: Side, malicious: Side, *, weigh: bool, folds: Mapping[str, Tensor] | None = None
     ) -> None:
         """Take the moments, fold by fold.
 
@@ -59,33 +47,19 @@ class LayerFit:
                 (docs/method.md); else every prompt counts the same.
             folds: by malicious source, the fold of each prompt, of shape (n,); folds that are kinds of prompts show
                 what a read-out does on kinds that it has not seen. Without, they are drawn.
-            hardness: by benign source, how often each prompt counts, of shape (n,). Without, once.
         """
         self._sides = [{name: rows for name, rows in side.items() if len(rows)} for side in (benign, malicious)]
         drawn = [{name: _drawn_folds(rows) for name, rows in side.items()} for side in self._sides]
         self._of = [drawn[0], drawn[1] if folds is None else {name: folds[name] for name in drawn[1]}]
-        self.hardness, self._weigh, self._given = hardness, weigh, folds
         self._folds = [
-            [_fold(side, of, fold, weigh, times) for fold in range(FOLDS)]
-            for side, of, times in zip(self._sides, self._of, (hardness, None), strict=True)
+            [
+                Moments.sum(parts)
+                if (parts := [_part(rows, of[name] == fold, weigh) for name, rows in side.items() if fold in of[name]])
+                else None
+                for fold in range(FOLDS)
+            ]
+            for side, of in zip(self._sides, self._of, strict=True)
         ]
-
-    def hardened(self, solve: Solve) -> "LayerFit":
-        """The same activations, benign prompts counting the more the higher they score.
-
-        Squared errors are the average prompt's concern, and the threshold is the business of the few highest: a prompt
-        that the other folds' read-out scores s > 0 counts 1 + s^2 / (mean of s^2) times (docs/method.md). These few
-        numbers are all that a fold's read-outs learn of the fold itself.
-
-        Args:
-            solve: gives the read-outs that say what is hard.
-        """
-        scores = self.fit(solve).benign
-        sizes = {name: len(rows) ** -0.5 if self._weigh else 1.0 for name, rows in scores.items()}
-        energy = sum(sizes[name] * float(s.square().sum()) for name, s in scores.items())
-        mean = energy / sum(sizes[name] * len(s) for name, s in scores.items())
-        hardness = {name: (1.0 + s.clamp_min(0).square() / mean).clamp_max(HARDEST) for name, s in scores.items()}
-        return LayerFit(*self._sides, weigh=self._weigh, folds=self._given, hardness=hardness)
 
     def fit(self, solve: Solve) -> Crossed:
         """One read-out on everything and one without each fold."""
@@ -112,14 +86,6 @@ def _drawn_folds(rows: Tensor) -> Tensor:
     return rows[:, 0].argsort().argsort() % FOLDS
 
 
-def _fold(
-    side: Side, of: Mapping[str, Tensor], fold: int, weigh: bool, times: Mapping[str, Tensor] | None
-) -> Moments | None:
-    """The moments of one fold's prompts of all sources, or None if there are none."""
-    parts = []
-    for name, rows in side.items():
-        chosen = of[name] == fold
-        if bool(chosen.any()):
-            moments = Moments.of(rows[chosen], None if times is None else times[name][chosen])
-            parts.append(moments.scaled(len(rows) ** -0.5) if weigh else moments)
-    return Moments.sum(parts) if parts else None
+def _part(rows: Tensor, chosen: Tensor, weigh: bool) -> Moments:
+    moments = Moments.of(rows[chosen])
+    return moments.scaled(len(rows) ** -0.5) if weigh else moments

@@ -23,8 +23,6 @@ MUS = (3.0, 10.0, 30.0, 100.0)
 four times as often; read-outs of jailbreaks want the largest (docs/method.md)."""
 ALPHAS = (1.0, 10.0, 100.0)
 """Factors on the ridge ``settings.alpha``: few prompts want a large one."""
-FIRST = (10.0, 10.0)
-"""Mu and ridge factor of the read-outs that say which benign prompts are hard."""
 MOST_LAYERS = 7
 """A read-out reads at most so many layers."""
 FAINTEST = 0.05
@@ -148,9 +146,6 @@ def fit_candidates(
     for layer in progress(layers):
         sides = [_layer(side, layer) for side in (kind.examined.benign, kind.examined.malicious)]
         fitted = LayerFit(*sides, weigh=not hard, folds=kind.folds)
-        if not hard:
-            first = partial(gate_from_moments, mu=settings.mu or FIRST[0], alpha=settings.alpha * FIRST[1])
-            fitted = fitted.hardened(first)
         for mu in mus:
             for alpha in (settings.alpha * factor for factor in ALPHAS):
                 solve = partial(
