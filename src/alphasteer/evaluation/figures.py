@@ -91,11 +91,11 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
     for kind, read_out in enumerate(read_outs, start=1):
         of_kind = [gate for gate in gates if gate.get("kind", 1) == kind]
         layers = [gate["layer"] for gate in of_kind]
-        told = f", kind {kind}" if len(read_outs) > 1 else ""
+        told, colour = f", kind {kind}" if len(read_outs) > 1 else "", f"C{kind - 1}"
         for key, name, style in (("auc", "AUC", ":"), ("partial_auc", "AUC up to 5 % false openings", "-")):
-            look = {"color": f"C{kind - 1}", "linestyle": style, "marker": "o", "markersize": 3}
-            left.plot(layers, [gate[key] for gate in of_kind], label=f"{name}{told}", **look)
-            left.plot(read_out["layers"], [read_out[key]] * len(read_out["layers"]), "x", color=look["color"])
+            singles = [gate[key] for gate in of_kind]
+            left.plot(layers, singles, style, marker="o", markersize=3, color=colour, label=f"{name}{told}")
+            left.plot(read_out["layers"], [read_out[key]] * len(read_out["layers"]), "x", color=colour)
     left.set(
         title="One layer's gates on unseen kinds (x: chosen, their mean)",
         xlabel="layer",

@@ -1,4 +1,4 @@
-"""The same for vLLM's second model runner, whose tokens are on the device alone once they are written."""
+"""Each step's reply starts on vLLM's second model runner, whose tokens, once written, are on the device alone."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -15,7 +15,7 @@ PROVED, HELD = "_alphasteer_proved", "_alphasteer_held"
 
 def prepare_inputs(original: Callable[..., Any], runner: Any, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
     """Before each step: which tokens are pushed, and how strongly."""
-    filler = getattr(runner.get_model(), FILLER, None)
+    filler = _filler_of(runner)
     if filler is not None:
         filler.fill(runner, num_scheduled_tokens)
     return original(runner, scheduler_output, num_scheduled_tokens)
@@ -24,7 +24,7 @@ def prepare_inputs(original: Callable[..., Any], runner: Any, scheduler_output: 
 def add_requests(original: Callable[..., Any], runner: Any, scheduler_output: Any) -> Any:
     """Of the second model runner: requests come, each into a slot."""
     found = original(runner, scheduler_output)
-    filler = getattr(runner.get_model(), FILLER, None)
+    filler = _filler_of(runner)
     if filler is not None:
         for new in scheduler_output.scheduled_new_reqs:
             filler.add(runner.req_states.req_id_to_index[new.req_id], new)
@@ -34,7 +34,7 @@ def add_requests(original: Callable[..., Any], runner: Any, scheduler_output: An
 def prepare_second_inputs(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
     """Of the second model runner: like ``prepare_inputs``, once the step's tokens are laid out on the device."""
     batch = original(runner, *args, **kwargs)
-    filler = getattr(runner.get_model(), FILLER, None)
+    filler = _filler_of(runner)
     if filler is not None:
         filler.fill(batch, runner.req_states.all_token_ids.gpu)
     return batch
@@ -42,7 +42,7 @@ def prepare_second_inputs(original: Callable[..., Any], runner: Any, *args: Any,
 
 def sample_tokens(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
     """After each step's layers: what the gates read where replies start goes along with the tokens."""
-    filler = getattr(runner.get_model(), FILLER, None)
+    filler = _filler_of(runner)
     taken = None if filler is None else filler.take_scores()  # first: the copy is done when the tokens are there
     return with_scores(original(runner, *args, **kwargs), taken)
 
@@ -97,6 +97,11 @@ def process_inputs(
         if problem is not None:
             raise VLLMValidationError(problem)
     return request
+
+
+def _filler_of(runner: Any) -> Any:
+    """What fills the buffers of a steered model; None on a runner whose model is not steered."""
+    return getattr(runner.get_model(), FILLER, None)
 
 
 def _artefact_of(owner: Any) -> tuple[Steering, ServingConfig]:
