@@ -23,6 +23,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Pairs of runs.")] = 9,
     batch: Annotated[int, typer.Option(help="Requests a run, half of them malicious.")] = 8,
     new_tokens: Annotated[int, typer.Option(help="Tokens of each reply.")] = 64,
+    steered_first: Annotated[bool, typer.Option(help="Start the steered engine before the other one.")] = False,
 ) -> None:
     from vllm import LLM, SamplingParams
 
@@ -31,10 +32,9 @@ def main(
     common: dict[str, Any] = {"enforce_eager": eager, "max_model_len": 1024, "max_num_seqs": batch}
     common |= {"async_scheduling": False, "enable_prefix_caching": False}
     source = base_model(steering, artefact, model)
-    engines = {
-        "unsteered": LLM(source, **common),
-        "steered": LLM(source, load_format=LOAD_FORMAT, additional_config=config, **common),
-    }
+    steered = {"load_format": LOAD_FORMAT, "additional_config": config}
+    arms = [("unsteered", {}), ("steered", steered)]
+    engines = {arm: LLM(source, **common, **more) for arm, more in (reversed(arms) if steered_first else arms)}
     half = batch // 2
     prompts = [*starter_prompts("benign", "test").prompts[:half], *starter_prompts("jailbreak", "test").prompts[:half]]
     chats = [[dict(turn) for turn in prompt.messages] for prompt in prompts]
@@ -54,6 +54,7 @@ def main(
     ratios = [u / s for u, s in zip(seconds["unsteered"], seconds["steered"], strict=True)]
     rates = {arm: batch * new_tokens / statistics.median(values) for arm, values in seconds.items()}
     name = "vllm_overhead_eager" if eager else "vllm_overhead_compiled"
+    name += "_steered_first" if steered_first else ""
     write(name, {"rates": rates, "ratios": ratios, "median": statistics.median(ratios), "batch": batch})
     rows = [[arm, rate] for arm, rate in rates.items()]
     rows.append(["steered / unsteered, median of pairs", statistics.median(ratios)])
