@@ -1,8 +1,10 @@
 """Following long steps, and picking them up again."""
 
+import pytest
 import torch
 
 from alphasteer.cli.console import ConsoleReporter
+from alphasteer.errors import AlphaSteerError
 from alphasteer.reporting import LogReporter
 from alphasteer.resuming import Shelf, digest
 
@@ -58,3 +60,12 @@ def test_a_journal_holds_any_text_line_separators_too(tmp_path):
     texts = {0: "one\u2028two", 1: "next\u0085line", 2: "para\u2029graph\r\n", 3: ""}
     Shelf(tmp_path).journal("replies", [1]).add(texts)
     assert Shelf(tmp_path).journal("replies", [1]).entries == texts
+
+
+def test_a_journal_damaged_in_the_middle_is_named(tmp_path):
+    shelf = Shelf(tmp_path)
+    shelf.journal("replies", [1]).add({0: "a", 1: "b"})
+    (path,) = tmp_path.iterdir()
+    path.write_text("[0, broken\n" + path.read_text())
+    with pytest.raises(AlphaSteerError, match="is damaged"):
+        shelf.journal("replies", [1])

@@ -96,7 +96,10 @@ class Journal:
         if path is not None and path.exists():
             whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
             for line in filter(None, whole.split("\n")):  # not splitlines: replies hold other line separators
-                index, value = json.loads(line)
+                try:
+                    index, value = json.loads(line)
+                except ValueError as error:
+                    raise AlphaSteerError(f"{path} is damaged ({error}); remove it and run again.") from error
                 self.entries[index] = value
             path.write_text(whole + "\n" if whole else "", encoding="utf-8")
 

@@ -174,6 +174,13 @@ def test_eval_refuses_a_folder_in_which_another_run_is_at_work(artefact, place):
     assert "Another run is at work" in str(second.exception)
 
 
+def test_fit_refuses_a_folder_in_which_another_run_is_at_work(place):
+    with alone_in(output_folder(place / "busy_fit")):
+        result = call("fit", "--config", place / "fit.yaml", "-o", place / "busy_fit", "-q")
+    assert result.exit_code == 1
+    assert "Another run is at work" in str(result.exception)
+
+
 def test_eval_refuses_what_it_does_not_know(artefact, place):
     assert call("eval", artefact, "--sweep", "much", "-o", place / "x").exit_code == 2
     unknown = call("eval", artefact, "--suite", "nonesuch", "-o", place / "x")
@@ -193,6 +200,20 @@ def test_score_ranks_prompts_and_says_what_would_be_steered(artefact, place):
     threshold = Steering.from_pretrained(artefact).pushes[0].gate.threshold
     assert all((row["opened"] > 0) == (row["score"] > threshold) for row in rows)
     assert "prompts would be steered" in call("score", artefact, "--prompts", place / "fine.txt").output
+
+
+def test_score_knows_linear_gates_which_steer_either_way(place):
+    with pytest.MonkeyPatch.context() as patch:
+        let_letters_refuse(patch, "learning.contrast")
+        config = (place / "fit.yaml", "--preset", "paper", "--trials", 2)
+        made = call("fit", "--config", *config, "-o", place / "paper", "-q")
+    assert made.exit_code == 0, (made.output, made.exception)
+    told = call("score", place / "paper", "--prompts", place / "fine.txt", "--limit", 5)
+    assert "5 of 5 prompts would be steered" in told.output
+    assert told.stdout.count("  steered  ") == 5
+    words = call("inspect", place / "paper").stdout
+    assert "Why this push" in words
+    assert "alters at most" not in words
 
 
 def test_calibrate_moves_the_threshold_and_nothing_else(artefact, place):
@@ -218,7 +239,9 @@ def test_calibrate_moves_the_threshold_and_nothing_else(artefact, place):
     assert after.record["settings"] == before.record["settings"]
     scored = call("score", place / "own", "--prompts", place / "fine.txt", "--json", "-q").stdout.splitlines()
     assert sum(json.loads(row)["opened"] > 0 for row in scored) == round(48 * found["observed"])
-    assert "fine.txt" in call("inspect", place / "own").stdout
+    told = call("inspect", place / "own").stdout
+    assert "fine.txt" in told
+    assert "set anew since" in " ".join(told.split())
 
 
 def test_calibrate_says_what_a_promise_would_take(artefact, place):
@@ -226,3 +249,15 @@ def test_calibrate_says_what_a_promise_would_take(artefact, place):
     assert few.exit_code == 1
     assert "give at least 99" in str(few.exception)
     assert not (place / "few").exists()
+    away = call("calibrate", "org/name", "--benign", place / "fine.txt", "--benign-budget", 0.1, "-q")
+    assert "say with --output" in str(away.exception)
+
+
+def test_calibrate_says_that_prompts_were_fitted_on(artefact, place):
+    options = ("--benign-budget", 0.1, "-o", place / "again")
+    seen = call("calibrate", artefact, "--benign", place / "fine.txt", *options)
+    assert "fine.txt was fitted on" in seen.stderr.replace("\n", "")
+    (place / "new.txt").write_text("\n".join(f"what is a {n}" for n in range(30)))
+    new = call("calibrate", artefact, "--benign", place / "new.txt", *options)
+    assert new.exit_code == 0, (new.output, new.exception)
+    assert "was fitted on" not in new.stderr.replace("\n", " ")

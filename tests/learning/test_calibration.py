@@ -82,7 +82,7 @@ def test_the_area_is_the_chance_that_a_malicious_prompt_scores_higher():
 
 
 def test_a_budget_too_small_for_the_prompts_is_refused_and_says_what_would_do():
-    with pytest.raises(LearningError, match=r"98 prompts .* budget of 0.01; give at least 99, or allow 0.01"):
+    with pytest.raises(LearningError, match=r"98 prompts .* budget of 0.01; give at least 99, or allow 0.011"):
         calibrate({"b": torch.rand(98)}, {"m": torch.ones(9)}, budget=0.01, ceiling_quantile=0.5)
 
 

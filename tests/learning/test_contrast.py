@@ -83,6 +83,8 @@ def test_a_model_that_never_or_always_refuses_whatever_one_does_teaches_nothing(
         observe(lambda text: YES)
     with pytest.raises(LearningError, match="complies with 0 of 100"):
         observe(lambda text: NO)
+    with pytest.raises(LearningError, match="0 answer and 5 refuse; the others are no language"):
+        observe(lambda text: NO if text in {f"bad {n}" for n in range(5)} else NOISE)
 
 
 def test_the_direction_is_a_difference_of_means():

@@ -7,7 +7,9 @@ import torch
 from conftest import let_letters_refuse, tiny_model, tiny_tokenizer
 
 from alphasteer.errors import LearningError, PromptError
+from alphasteer.evaluation.figures import selection_figure
 from alphasteer.learning import FitSettings, fit
+from alphasteer.learning.selection import shared_out
 from alphasteer.models import fingerprint
 from alphasteer.prompts import Prompt, PromptSet
 from alphasteer.reporting import LogReporter
@@ -18,6 +20,10 @@ QUICK = FitSettings(
     starter=False, benign_budget=0.2, source_budget=0.2, steps=2, trials=4, probes=6, replies=48, reply_tokens=4
 )
 
+PAPER = QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2})
+# A budget at which some held-out benign prompts open the gate, so that pushes are seen to move them.
+WIDE = QUICK.model_copy(update={"benign_budget": 0.5, "source_budget": 0.5})
+
 
 class Listener(LogReporter):
     def __init__(self):
@@ -25,6 +31,12 @@ class Listener(LogReporter):
 
     def say(self, message):
         self.said.append(message)
+
+
+class Unread(LogReporter):
+    def track(self, steps, description, total):
+        assert not description.startswith("Reading"), "told too late"
+        return super().track(steps, description, total)
 
 
 @pytest.fixture(autouse=True)
@@ -101,20 +113,63 @@ def test_the_order_of_the_prompts_does_not_matter(model):
 
 
 def test_the_papers_preset_gives_a_linear_gate_a_layer_over_the_whole_prompt(model):
-    steering = run(model, settings=QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2}))
+    steering = run(model, settings=PAPER)
     assert steering.positions == "prompt"
     for push in steering.pushes:
         assert push.gate.threshold is None
         assert set(push.directions) == {push.gate.layer}
 
 
+def test_the_papers_preset_promises_nothing(model, tmp_path):
+    """It has no threshold, so its record, card and figure say nothing of one; nor does it want prompts for one."""
+    steering = run(model, settings=PAPER.model_copy(update={"benign_budget": 0.01}))
+    assert not {"gate", "calibration"} & set(steering.record)
+    steering.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "every prompt is altered" in card
+    assert "bit for bit" not in card
+    selection_figure(tmp_path / "selection.png", steering.record)
+    assert (tmp_path / "selection.png").stat().st_size > 10_000
+
+
+def test_a_push_that_moves_benign_prompts_too_far_comes_after_those_within_the_bound(model):
+    free = run(model, settings=WIDE.model_copy(update={"divergence": 1e6})).record["trials"]
+    moved = sorted(trial["divergence"] for trial in free)
+    assert moved[0] < moved[-1]
+    bound = (moved[0] + moved[1]) / 2
+    listener = Listener()
+    held = run(model, settings=WIDE.model_copy(update={"divergence": bound}), report=listener).record["trials"]
+    beyond = [trial["divergence"] > bound for trial in held]
+    assert beyond == sorted(beyond), "those within it come first"
+    assert not beyond[0]
+    assert not any("Every push moves" in message for message in listener.said)
+    run(model, settings=WIDE.model_copy(update={"divergence": 1e-9}), report=listener)
+    assert any("Every push moves" in message for message in listener.said)
+
+
+def test_room_for_prompts_goes_to_the_sources_that_have_some():
+    one, two = [Prompt.of(f"a {n}") for n in range(40)], [Prompt.of(f"b {n}") for n in range(40)]
+    assert shared_out([[], one, [], [], []], 32) == one[:32]
+    assert shared_out([one, [], two], 32) == one[:16] + two[:16]
+    assert len(shared_out([one] * 50, 32)) == 50
+    assert shared_out([[]], 32) == []
+
+
 def test_given_layers_and_strength_are_obeyed(model):
     (push,) = run(model, settings=QUICK.model_copy(update={"gate_layer": 1, "layers": "2-3", "strength": 0.5})).pushes
     assert (push.gate.layers, sorted(push.directions), push.strength) == ((1,), [2, 3], 0.5)
-    with pytest.raises(LearningError, match="not among"):
-        run(model, settings=QUICK.model_copy(update={"layers": "2-9"}))
-    with pytest.raises(LearningError, match="must read a layer"):
-        run(model, settings=QUICK.model_copy(update={"gate_layer": 7}))
+
+
+@pytest.mark.parametrize("layers", ["2-9", "0-2", "3-2"])
+def test_layers_that_are_not_there_are_refused_before_anything_is_read(model, layers):
+    with pytest.raises(LearningError, match=f"Layers {layers} cannot be pushed: choose among 1-3"):
+        run(model, settings=QUICK.model_copy(update={"layers": layers}), report=Unread())
+
+
+@pytest.mark.parametrize("more", [{"gate_layer": 7}, {"gate_layer": 3, "layers": "2-3"}, {"gate_layer": 0}])
+def test_a_gate_where_none_can_be_is_refused_before_anything_is_read(model, more):
+    with pytest.raises(LearningError, match="must read a layer between 1 and 2"):
+        run(model, settings=QUICK.model_copy(update=more), report=Unread())
 
 
 def test_an_interrupted_fit_goes_on_where_it_stopped(model, tmp_path):
@@ -172,7 +227,17 @@ def test_sources_of_one_name_are_told_apart(model):
     steering = fit(model, tiny_tokenizer(), halves, PromptSet.of(HARMFUL), settings=QUICK)
     counts = steering.record["prompts"]["benign"]
     assert sum(source["fit"] + source["held_out"] for source in counts.values()) == len(BENIGN)
-    assert set(counts) == {"prompts", "prompts (2)"} == set(steering.record["calibration"]["opened"])
+    assert set(counts) == {"prompts", "prompts (2)"}
+    assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
+
+
+def test_a_name_on_both_sides_is_not_taken_for_one_source(model):
+    """What one side's prompts read was once taken for the other's, and the gate fitted on malicious ones alone."""
+    same = fit(model, tiny_tokenizer(), PromptSet.of(BENIGN), PromptSet.of(HARMFUL), settings=QUICK)
+    assert same.digest == run(model).digest
+    shares = same.record["calibration"]["opened"]
+    assert shares["prompts"] <= QUICK.benign_budget
+    assert shares["prompts (2)"] > 0.5
 
 
 def test_contradictions_and_duplicates_are_counted_and_said(model):

@@ -11,7 +11,7 @@ def test_nothing_given_is_the_default_preset():
 
 
 def test_the_paper_preset_stands_in_only_for_what_is_not_given():
-    assert fit_settings({"preset": "paper"}).null_space == "hard"
+    assert fit_settings({"preset": "paper"}).null_space == FitSettings(preset="paper").null_space == "hard"
     assert fit_settings({"preset": "paper", "null_space": "soft"}).null_space == "soft"
 
 
@@ -30,7 +30,7 @@ def test_a_yaml_file_gives_settings_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"limits": 3}, {"layers": "12"}, {"benign_budget": 0}, {"limit": 1}, {"preset": "mine"}]
+    "bad", [{"limits": 3}, {"layers": "12"}, {"benign_budget": 0}, {"limit": 1}, {"preset": "mine"}, {"strength": 0}]
 )
 def test_unknown_and_impossible_settings_are_named(bad):
     with pytest.raises(LearningError, match=f"'{next(iter(bad))}'"):

@@ -102,3 +102,12 @@ def test_it_agrees_with_labels_given_by_hand():
     assert {row["model"] for row in rows} == {"smollm2-135m", "qwen-coder-0.5b"}
     assert both / sum(found for found, _ in judged) >= 0.95, "precision"
     assert both / sum(meant for _, meant in judged) >= 0.95, "recall"
+
+
+def test_thoughts_before_a_reply_are_not_judged():
+    answer, refusal = NO_REFUSALS[0], REFUSALS[0]
+    assert refuses(f"<think>\n{answer * 20}\n</think>\n\n{refusal}")
+    assert not refuses(f"<think>\n{refusal}\n</think>\n\n{answer}")
+    assert is_coherent(f"The user says no no no no no no no.</think>{answer}"), "the template opened the thought"
+    assert not refuses(f"<think>{refusal}"), "a thought that never ends is no reply"
+    assert not is_coherent(f"<think>{answer}")

@@ -21,7 +21,7 @@ class GateScores:
     Attributes:
         layer: the gate's highest layer, where it decides.
         score: the sum of w.h over the gate's layers, of shape (n,).
-        opened: how far it opens, of shape (n,); above 0 the reply would be steered.
+        opened: how far it opens, of shape (n,); at 0 nothing is pushed (linear gates open either way).
     """
 
     layer: int

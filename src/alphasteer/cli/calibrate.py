@@ -1,6 +1,7 @@
 """``alphasteer calibrate``: thresholds for one's own traffic, without fitting anew."""
 
 import json
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -46,19 +47,29 @@ def command(
 
     from alphasteer.activations import score_prompts, with_self_test
     from alphasteer.errors import LearningError
-    from alphasteer.learning import largest_excess, recalibrated
+    from alphasteer.learning import check_enough, largest_excess, recalibrated
     from alphasteer.prompts import read_prompts
     from alphasteer.steering import load_steered
 
     if not 0 < benign_budget < 1:
         raise LearningError(f"The budget must lie between 0 and 1, not at {benign_budget:g}.")
+    if output is None and not Path(folder).is_dir():
+        raise LearningError(f"{folder} is no folder here; say with --output where the new artefact goes.")
     reporter = ConsoleReporter(quiet)
     sets = [read_prompts(spec).limit(limit) for spec in benign]
     prompts = [(p.category or "uncategorized" if groups is Groups.category else s.name, p) for s in sets for p in s]
+    names = [name for name, _ in prompts]
+    counts = Counter(names) if groups is not Groups.all else {"all prompts": len(names)}
+    for name, count in counts.items():
+        check_enough(count, benign_budget, name)
     steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
+    for source in steering.record.get("prompts", {}).get("benign", {}).values():
+        if source["fit"] and source.get("spec") in {s.name for s in sets}:
+            reporter.say(
+                f"{source['spec']} was fitted on, and a gate reads lower there: the promise wants new prompts."
+            )
     read = score_prompts(loaded, tokenizer, steering, [prompt for _, prompt in prompts], reporter)
     excess = largest_excess([push.gate for push in steering.pushes], [gate.score for gate in read])
-    names = [name for name, _ in prompts]
     by_group = {name: excess[torch.tensor([other == name for other in names])] for name in dict.fromkeys(names)}
     tested = with_self_test(loaded, tokenizer, steering)
     moved = recalibrated(tested, by_group, benign_budget, each_group=groups is not Groups.all)

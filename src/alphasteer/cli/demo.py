@@ -41,33 +41,33 @@ def command(
     from alphasteer.models import load_model
     from alphasteer.models.demo_model import demo_model
     from alphasteer.prompts import starter_prompts
-    from alphasteer.resuming import Shelf, write_whole
+    from alphasteer.resuming import Shelf, alone_in, write_whole
 
     started = time.monotonic()
     reporter = ConsoleReporter(quiet)
-    work = output_folder(output)
-    source = demo_model(reporter)
-    reporter.say(f"Loading {source}")
-    model, tokenizer = load_model(source, device="cpu")
-    # The starter prompts alone hold out 192 benign ones, too few for 1 %; and a demo is to end within minutes.
+    # A demo is to end within minutes: no search, and refinement in one window.
     settings = FitSettings(benign_budget=0.02, trials=0, windows=0, replies=120)
-    steering = fit(model, tokenizer, settings=settings, report=reporter, work=work)
-    steering.save_pretrained(output / "steering")
     suites = [suite for name in STARTER_SUITES for suite in read_suites(name)]
-    arms = {VANILLA: None, "steered": steering}
-    outcomes = evaluate(model, tokenizer, suites, arms, reporter, shelf=Shelf(work), max_new_tokens=REPLY_TOKENS)
     fitted = {kind: starter_prompts(kind, "fit") for kind in KINDS}
-    draw_figures(
-        model,
-        tokenizer,
-        steering,
-        {kind: fitted[kind] for kind in ("benign", "borderline")},
-        {kind: fitted[kind] for kind in ("harmful", "jailbreak")},
-        {kind: starter_prompts(kind, "test") for kind in KINDS},
-        output,
-        Shelf(work),
-        reporter,
-    )
+    with alone_in(output_folder(output)) as work:
+        source = demo_model(reporter)
+        reporter.say(f"Loading {source}")
+        model, tokenizer = load_model(source, device="cpu")
+        steering = fit(model, tokenizer, settings=settings, report=reporter, work=work)
+        steering.save_pretrained(output / "steering")
+        arms = {VANILLA: None, "steered": steering}
+        outcomes = evaluate(model, tokenizer, suites, arms, reporter, shelf=Shelf(work), max_new_tokens=REPLY_TOKENS)
+        draw_figures(
+            model,
+            tokenizer,
+            steering,
+            {kind: fitted[kind] for kind in ("benign", "borderline")},
+            {kind: fitted[kind] for kind in ("harmful", "jailbreak")},
+            {kind: starter_prompts(kind, "test") for kind in KINDS},
+            output,
+            Shelf(work),
+            reporter,
+        )
     found = {
         **results(outcomes, model=source, steering=steering.digest),
         "seconds": round(time.monotonic() - started, 1),

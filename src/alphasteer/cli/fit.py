@@ -9,6 +9,7 @@ from alphasteer.cli.console import ConsoleReporter
 from alphasteer.cli.options import AsJson, Device, Dtype, Quiet, output_folder
 
 Specs = list[str] | None
+_PROMPTS = ("benign", "harmful", "benign_validation", "harmful_validation")
 _SPEC = "a file, hub:org/name[@split][:column] or starter:KIND; may be repeated."
 
 
@@ -48,6 +49,7 @@ def command(
     from alphasteer.evaluation.figures import selection_figure
     from alphasteer.learning import fit, fit_settings, read_config
     from alphasteer.models import load_model
+    from alphasteer.resuming import alone_in
 
     flags = {
         "model": model,
@@ -71,18 +73,18 @@ def command(
     source = given.pop("model", None)
     if source is None:
         raise typer.BadParameter("name the model to steer, here or in the config.", param_hint="MODEL")
-    prompts = {name: given.pop(name) for name in list(flags)[1:5] if name in given}
+    prompts = {name: given.pop(name) for name in _PROMPTS if name in given}
     for name, specs in prompts.items():
         if not isinstance(specs, list):
             raise LearningError(f"{name!r} in the config is no list of prompt sources; write one a line.")
     settings = fit_settings(given)
     reporter = ConsoleReporter(quiet)
-    work = output_folder(output)
-    reporter.say(f"Loading {source}")
-    loaded, tokenizer = load_model(source, device, dtype)
-    steering = fit(loaded, tokenizer, settings=settings, report=reporter, work=work, **prompts)
-    steering.save_pretrained(output)
-    selection_figure(output / "selection.png", steering.record)
+    with alone_in(output_folder(output)) as work:
+        reporter.say(f"Loading {source}")
+        loaded, tokenizer = load_model(source, device, dtype)
+        steering = fit(loaded, tokenizer, settings=settings, report=reporter, work=work, **prompts)
+        steering.save_pretrained(output)
+        selection_figure(output / "selection.png", steering.record)
     reporter.say(f"Wrote {output}; try: alphasteer chat {output}")
     if as_json:
         import json

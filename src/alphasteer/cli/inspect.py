@@ -58,10 +58,16 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
             f"threshold was set on; by {calibration['method']} it alters at most {calibration['budget']:.2%} of "
             "prompts like them in expectation."
         )
+    if calibration.get("kept_for"):
+        console.print(
+            f"Of each of these sources it alters at most {calibration['source_budget']:.2%} in expectation: "
+            f"{', '.join(calibration['kept_for'])}."
+        )
     if "held_out_auc" in gate:
         console.print(f"As a detector of malicious prompts: AUROC {gate['held_out_auc']:.3f} on held-out prompts.")
     if selection:
-        console.print(f"Why this push: {selection['reason']}")
+        since = " Its thresholds have been set anew since." if "held_for" in calibration else ""
+        console.print(f"Why this push: {selection['reason']}{since}")
     gates = record.get("gates", [])
     table(
         "Gate quality on kinds of prompts it had not seen, by layer",

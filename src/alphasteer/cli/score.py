@@ -27,13 +27,19 @@ def command(
     reporter = ConsoleReporter(quiet)
     chosen = read_prompts(prompts).first_or_drawn(limit)
     steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
-    gate = score_prompts(loaded, tokenizer, steering, chosen.prompts, reporter)[0]
-    rows = sorted(zip(chosen, gate.score.tolist(), gate.opened.tolist(), strict=True), key=lambda row: -row[1])
-    for prompt, score, opened in rows:
+    gates = score_prompts(loaded, tokenizer, steering, chosen.prompts, reporter)
+    # Of several gates, the one that opens furthest speaks for the prompt.
+    rows = []
+    for index, prompt in enumerate(chosen):
+        furthest = max(gates, key=lambda gate: float(gate.opened[index].abs()))
+        rows.append((prompt, float(furthest.score[index]), furthest.layer, float(furthest.opened[index])))
+    rows.sort(key=lambda row: -row[1])
+    for prompt, score, layer, opened in rows:
         if as_json:
-            row = {"id": prompt.id, "score": score, "layer": gate.layer, "opened": opened, "prompt": prompt.text}
+            row = {"id": prompt.id, "score": score, "layer": layer, "opened": opened, "prompt": prompt.text}
             print(json.dumps(row, ensure_ascii=False))
         else:
             print(f"{score:8.3f}  {'steered' if opened else '       '}  {' '.join(prompt.text.split())[:90]}")
-    steered = sum(opened > 0 for _, _, opened in rows)
-    reporter.say(f"{steered} of {len(rows)} prompts would be steered, by the gate that decides at layer {gate.layer}.")
+    steered = sum(opened != 0 for *_, opened in rows)
+    last = max(gate.layer for gate in gates)
+    reporter.say(f"{steered} of {len(rows)} prompts would be steered, by what gates read up to layer {last}.")

@@ -3,7 +3,7 @@
 ``fit(model, tokenizer, benign, harmful)`` gives a Steering; ``fit_gate(benign, malicious)`` gives one gate's w.
 """
 
-from alphasteer.learning.calibration import Calibration, benign_threshold, calibrate, fewest_prompts
+from alphasteer.learning.calibration import Calibration, benign_threshold, calibrate, check_enough, fewest_prompts
 from alphasteer.learning.directions import refusal_direction
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.fit import fit
@@ -20,6 +20,7 @@ __all__ = [
     "area_under_roc",
     "benign_threshold",
     "calibrate",
+    "check_enough",
     "fewest_prompts",
     "fit",
     "fit_gate",

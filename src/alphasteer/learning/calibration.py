@@ -34,6 +34,7 @@ class Calibration:
         n: how many benign prompts the threshold was set on.
         observed: the share of them whose score is above it.
         auc: area under the ROC curve of the held-out prompts' scores, all benign against all malicious ones.
+        kept_for: the benign sources that were large enough for a budget of their own.
     """
 
     threshold: float
@@ -42,6 +43,7 @@ class Calibration:
     n: int
     observed: float
     auc: float
+    kept_for: tuple[str, ...] = ()
 
 
 def benign_threshold(scores: Tensor, budget: float) -> float:
@@ -72,7 +74,7 @@ def check_enough(n: int, budget: float, name: str) -> None:
     if n < fewest_prompts(budget):
         raise LearningError(
             f"{n} prompts ({name}) cannot promise a budget of {budget:g}; give at least "
-            f"{fewest_prompts(budget)}, or allow {1 / (n + 1):.2g}."
+            f"{fewest_prompts(budget)}, or allow {math.ceil(1000 / (n + 1)) / 1000:g}."
         )
 
 
@@ -88,7 +90,8 @@ def calibrate(
 
     The budget holds for the benign sources taken together, and ``source_budget``, if given, for each by itself that
     has prompts enough for it: then refusals can nowhere rise by more. The ceiling is the smallest of the malicious
-    sources' quantiles of scores above the threshold: of what opens the gate, all but that share opens it fully.
+    sources' quantiles of scores above the threshold, of sources with ``FEWEST_OPENING`` such prompts: of what opens the
+    gate, all but that share opens it fully. A little slope stays where that is close to the threshold.
 
     Args:
         benign: by source, held-out gate scores of shape (n,).
@@ -104,9 +107,9 @@ def calibrate(
     low, high = (torch.cat(list(side.values())) for side in (benign, malicious))
     check_enough(len(low), budget, "benign, held out")
     threshold = benign_threshold(low, budget)
+    large = [name for name, s in benign.items() if source_budget is not None and len(s) * source_budget >= ENOUGH]
     if source_budget is not None:
-        large = [scores for scores in benign.values() if len(scores) * source_budget >= ENOUGH]
-        threshold = max([threshold, *(benign_threshold(scores, source_budget) for scores in large)])
+        threshold = max([threshold, *(benign_threshold(benign[name], source_budget) for name in large)])
     opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= FEWEST_OPENING]
     quantiles = [float(above.double().quantile(ceiling_quantile)) for above in opening]
     spread = float(high.double().std(unbiased=False))
@@ -114,4 +117,4 @@ def calibrate(
     ceiling = max(min(quantiles, default=threshold), threshold + max(0.1 * spread, 1e-6))
     opened = {name: float((s > threshold).double().mean()) for name, s in (*benign.items(), *malicious.items())}
     observed = float((low > threshold).double().mean())
-    return Calibration(threshold, ceiling, opened, len(low), observed, area_under_roc(low, high))
+    return Calibration(threshold, ceiling, opened, len(low), observed, area_under_roc(low, high), tuple(large))

@@ -69,12 +69,17 @@ def observe_refusals(
     A reply that is neither a refusal nor coherent stands for nothing.
 
     Raises:
-        LearningError: if the model refuses nothing even when told to, or complies with nothing at all.
+        LearningError: if the model refuses nothing even when told to, complies with nothing at all, or does neither.
     """
     replies = reply(malicious, "malicious requests")
     refused, complied = _sort(malicious, replies)
     refusals = _refusals(malicious, replies)
     report.say(f"Of {len(malicious)} malicious requests the model refuses {len(refused)} by itself.")
+    if len(complied) < FEWEST and len(refused) < FEWEST:
+        raise LearningError(
+            f"Of {len(malicious)} short replies {len(complied)} answer and {len(refused)} refuse; the others are no "
+            "language or end before they say anything: use a chat model, or longer replies (setting reply_tokens)."
+        )
     if len(complied) < FEWEST:
         report.say("It hardly ever complies: taking the benign requests with which it does as the other side.")
         _, easy = _sort(benign, reply(benign, "benign requests"))

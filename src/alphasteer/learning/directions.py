@@ -1,5 +1,7 @@
 """The refusal direction: what distinguishes the requests a model refuses from those it complies with."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,3 +25,8 @@ def refusal_direction(refused: Tensor, complied: Tensor) -> Tensor:
         if activations.shape[0] == 0 or not bool(torch.isfinite(activations).all()):
             raise LearningError(f"The {name} activations are empty or not finite; no refusal direction can be learned.")
     return refused.double().mean(0) - complied.double().mean(0)
+
+
+def mean_direction(directions: Sequence[Mapping[int, Tensor]]) -> dict[int, Tensor]:
+    """The mean of several directions, layer by layer."""
+    return {layer: torch.stack([d[layer] for d in directions]).mean(0) for layer in directions[0]}

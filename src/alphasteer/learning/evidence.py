@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from alphasteer.errors import LearningError
 from alphasteer.learning.contrast import Observed, observe_refusals
-from alphasteer.learning.directions import refusal_direction
+from alphasteer.learning.directions import mean_direction, refusal_direction
 from alphasteer.learning.examples import Examples, Source
 from alphasteer.learning.gate_choice import Activations, Examined
-from alphasteer.learning.push_choice import mean_direction
 from alphasteer.learning.readings import ByLayer, Readings
 from alphasteer.learning.settings import FitSettings
 from alphasteer.models import Fingerprint, check_decoder, context_length, find_decoder, fingerprint
@@ -26,12 +26,24 @@ LESSONS = 200
 """Directions are refined on about so many malicious requests."""
 
 
-def highest_gate_layer(settings: FitSettings, depth: int) -> int:
-    """The highest layer that a gate may read."""
-    last = depth - 2  # above the gate, something must be left to push
-    if settings.preset == "paper" or settings.gate_layer is not None:
-        return last
-    return min(last, int(HIGHEST_GATE * depth) if settings.window is None else settings.window[0])
+def gate_layers(settings: FitSettings, depth: int) -> range:
+    """The layers that a gate may read; the lowest quarter never separates.
+
+    Raises:
+        LearningError: if the layers asked for are not there, or leave no room for a gate.
+    """
+    lowest, last = depth // 4, depth - 2  # above the gate, something must be left to push
+    first, end = settings.window or (lowest, depth - 1)
+    if not lowest <= first <= end < depth:
+        raise LearningError(
+            f"Layers {settings.layers} cannot be pushed: choose among {lowest}-{depth - 1}, the first one the lower."
+        )
+    asked = settings.gate_layer
+    if asked is not None and not lowest <= asked <= min(last, first if settings.window else last):
+        raise LearningError(f"The gate must read a layer between {lowest} and {last}, not above a pushed one.")
+    if settings.preset == "paper" or asked is not None:
+        return range(lowest, last + 1)
+    return range(lowest, min(last, int(HIGHEST_GATE * depth) if settings.window is None else first) + 1)
 
 
 class Evidence:
@@ -58,6 +70,9 @@ class Evidence:
 
         Args:
             every_layer: gates may read any layer, as some baselines' do.
+
+        Raises:
+            LearningError: if the settings ask for layers that the model does not have.
         """
         self.model, self.tokenizer, self.examples = model, tokenizer, examples
         self.settings, self.report, self.shelf = settings, report, shelf
@@ -65,12 +80,11 @@ class Evidence:
         check_decoder(model, self.decoder)
         self.template = ChatTemplate(tokenizer)
         self.fingerprint: Fingerprint = fingerprint(model, tokenizer)
-        # The lowest quarter never separates, and what is read there is never pushed.
-        depth = len(self.decoder)
-        lowest, highest = depth // 4, depth - 1 if every_layer else highest_gate_layer(settings, depth)
+        depth, readable = len(self.decoder), gate_layers(settings, len(self.decoder))
+        above = range(readable.start, depth)
         self.readings, self.gate_readings = (
             Readings(model, self.decoder, self.template, layers, shelf, report, [self.fingerprint.weights])
-            for layers in (range(lowest, depth), range(lowest, highest + 1))
+            for layers in (above, above if every_layer else readable)
         )
 
     @cached_property
@@ -81,16 +95,18 @@ class Evidence:
             LearningError: if an activation is not finite.
             PromptError: if a prompt is longer than the model's context.
         """
-        sides, sources = [], (*self.examples.benign, *self.examples.malicious)
-        activations = {}
-        for number, source in enumerate(sources, start=1):
-            name = f"{number} of {len(sources)}, {Path(source.name).name}"
-            fitted = self.gate_readings.of(source.fit.prompts, name)
-            held_out = self.gate_readings.of(source.held_out.prompts, f"{name}, held out")
-            activations[source.name] = Activations(fitted, held_out)
-        for side in (self.examples.benign, self.examples.malicious):
-            sides.append({source.name: activations[source.name] for source in side})
-        return Examined(*sides)
+        sides = (self.examples.benign, self.examples.malicious)
+        total, number, examined = sum(map(len, sides)), 0, []
+        for side in sides:
+            activations = {}
+            for source in side:
+                number += 1
+                name = f"{number} of {total}, {Path(source.name).name}"
+                fitted = self.gate_readings.of(source.fit.prompts, name)
+                held_out = self.gate_readings.of(source.held_out.prompts, f"{name}, held out")
+                activations[source.name] = Activations(fitted, held_out)
+            examined.append(activations)
+        return Examined(*examined)
 
     @cached_property
     def observed(self) -> Observed:

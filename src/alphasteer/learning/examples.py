@@ -11,6 +11,8 @@ from alphasteer.reporting import Reporter
 
 FEWEST_FIT = 16
 FEWEST_HELD_OUT = 4
+SPLITS = ("fit", "validation", "test")
+"""What a prompt's own split may be."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,13 @@ def gather(
 
     Validation sources are held out whole, and the side's other sources are then fitted on whole; without them every
     source keeps ``settings.held_out`` of its prompts out. Prompts that carry splits of their own, as the starter
-    prompts do, keep to them: ``validation`` is held out and ``test`` left alone.
+    prompts do, keep to them: ``validation`` is held out and ``test`` left alone. What is held out is held out once,
+    and never fitted on: a gate reads lower from prompts that it was fitted on, and a promise made on them is void.
 
     Raises:
-        LearningError: if a side has too few prompts to fit on or to hold out.
+        LearningError: if a side has too few prompts to fit on or to hold out, or a split is unknown.
     """
-    sides = []
+    sides: list[list[Source]] = []
     fit_benign, fit_malicious, shared = without_shared(
         [*benign, *benign_validation], [*malicious, *malicious_validation]
     )
@@ -64,9 +67,14 @@ def gather(
         dropped = sum(prompts.dropped for prompts in sets)
         if dropped:
             report.say(f"{dropped} duplicate {name} prompts were left out.")
-        validation = [_limited(prompts, settings) for prompts in sets[count:]]
-        sources = [_split(prompts, settings, whole=bool(validation)) for prompts in sets[:count]]
-        sources += [Source(prompts.name, prompts.where(lambda _: False), prompts) for prompts in validation]
+        sources = [_split(prompts, settings, whole=len(sets) > count) for prompts in sets[:count]]
+        sources += [_validation(prompts, settings) for prompts in sets[count:]]
+        sources, repeated = _once(sources)
+        if repeated:
+            report.say(f"{repeated} held-out {name} prompts stand elsewhere too and are not held out there.")
+        for source in sources:
+            if not len(source.fit) + len(source.held_out):
+                report.say(f"No prompt of {source.name} is used: they stand elsewhere, or belong to a test split.")
         for part, fewest in (("fit", FEWEST_FIT), ("held_out", FEWEST_HELD_OUT)):
             have = sum(len(getattr(source, part)) for source in sources)
             if have < fewest:
@@ -74,29 +82,68 @@ def gather(
                 raise LearningError(
                     f"Only {have} {name} prompts are there to {verb}, at least {fewest} are needed; add more."
                 )
-        sides.append(_told_apart(sources))
-    return Examples(*sides)
+        sides.append(sources)
+    return _told_apart(*sides)
 
 
-def _told_apart(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """Sources of one name, such as sets made in memory, get a number each."""
-    seen: Counter[str] = Counter()
-    named = []
+def _once(sources: Sequence[Source]) -> tuple[list[Source], int]:
+    """The sources with every held-out prompt in one place only, and how many were left out for that."""
+    seen = {prompt.key for source in sources for prompt in source.fit}
+    kept, repeated = [], 0
     for source in sources:
+        held_out = source.held_out.where(lambda prompt: prompt.key not in seen)  # noqa: B023 it is called at once
+        seen |= {prompt.key for prompt in held_out}
+        repeated += len(source.held_out) - len(held_out)
+        kept.append(replace(source, held_out=held_out))
+    return kept, repeated
+
+
+def _told_apart(benign: Sequence[Source], malicious: Sequence[Source]) -> Examples:
+    """Sources of one name, on whatever side, such as sets made in memory, get a number each."""
+    seen: Counter[str] = Counter()
+
+    def named(source: Source) -> Source:
         seen[source.name] += 1
         count = seen[source.name]
-        named.append(source if count == 1 else replace(source, name=f"{source.name} ({count})"))
-    return tuple(named)
+        return source if count == 1 else replace(source, name=f"{source.name} ({count})")
+
+    return Examples(tuple(map(named, benign)), tuple(map(named, malicious)))
 
 
 def _split(prompts: PromptSet, settings: FitSettings, *, whole: bool) -> Source:
-    if any(prompt.split for prompt in prompts):
+    if _has_splits(prompts):
         fit = _limited(prompts.where(lambda p: p.split == "fit"), settings)
         return Source(prompts.name, fit, prompts.where(lambda p: p.split == "validation"))
     limited = _limited(prompts, settings)
     if whole:
-        return Source(prompts.name, limited, prompts.where(lambda _: False))
+        return Source(prompts.name, limited, _none_of(prompts))
     return Source(prompts.name, *limited.split(settings.held_out, settings.seed))
+
+
+def _validation(prompts: PromptSet, settings: FitSettings) -> Source:
+    usable = prompts.where(lambda p: p.split == "validation") if _has_splits(prompts) else prompts
+    return Source(prompts.name, _none_of(prompts), _limited(usable, settings))
+
+
+def _has_splits(prompts: PromptSet) -> bool:
+    """Whether every prompt says which split it belongs to.
+
+    Raises:
+        LearningError: if only some do, or in other words than ``SPLITS``: such prompts would go missing unnoticed.
+    """
+    found = {prompt.split for prompt in prompts}
+    if found <= {""}:
+        return False
+    if unknown := found - set(SPLITS):
+        words = ", ".join(sorted(repr(split) if split else "none" for split in unknown))
+        raise LearningError(
+            f"{prompts.name} has prompts of split {words}; say {', '.join(SPLITS)} for each, or leave the column out."
+        )
+    return True
+
+
+def _none_of(prompts: PromptSet) -> PromptSet:
+    return prompts.where(lambda _: False)
 
 
 def _limited(prompts: PromptSet, settings: FitSettings) -> PromptSet:

@@ -114,8 +114,8 @@ class ChosenGate:
 
 
 def by_kind(examined: Examined, settings: FitSettings) -> list[Kind]:
-    """The malicious prompts in two kinds, or one where they are few; a hard null space, as published, knows but one."""
-    if settings.null_space == "hard":
+    """The malicious prompts in two kinds, or one where they are few; the paper's form and null space know one."""
+    if settings.null_space == "hard" or settings.preset == "paper":
         return [Kind(examined)]
     layers = sorted(next(iter(examined.malicious.values())).fit)
     layer = layers[len(layers) // 2]

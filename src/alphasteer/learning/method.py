@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from alphasteer.errors import LearningError
+from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.forms import between, gate_per_layer
 from alphasteer.learning.gate_choice import (
+    ChosenGate,
     GateCandidate,
     Kind,
     by_kind,
@@ -15,11 +15,9 @@ from alphasteer.learning.gate_choice import (
     fit_candidates,
     join,
 )
-from alphasteer.learning.push_choice import Trial, choose_push, possible_pushes
+from alphasteer.learning.paper import choose_paper_push
 from alphasteer.learning.record import fit_record
-from alphasteer.learning.selection import FULL_REPLY, Selected, Selection
-from alphasteer.models import counted_tokens
-from alphasteer.replies import PrefilledPrompts, refuses
+from alphasteer.learning.selection import Selection
 from alphasteer.steering import Steering
 
 
@@ -28,7 +26,7 @@ class Fit:
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.settings, self.report = evidence, evidence.settings, evidence.report
-        self.model, self.depth = evidence.model, len(evidence.decoder)
+        self.depth = len(evidence.decoder)
 
     def run(self) -> Steering:
         """Read, learn, choose."""
@@ -41,69 +39,32 @@ class Fit:
                 "the ridge makes up for it, and more prompts would make a better gate."
             )
         singles = [self._single_gates(kind) for kind in by_kind(evidence.examined, settings)]
-        gate = join([self._best(of_kind) for of_kind in singles], settings.benign_budget)
-        calibration = calibrated(gate, evidence.examined, settings)
-        self.report.say(
-            f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
-            f"{self.depth}: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of prompts it had not "
-            f"seen. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
-        )
-        selected = (
-            self._drawn(singles[0]) if settings.preset == "paper" else Selection(evidence, gate, calibration).run()
-        )
+        decision = None if settings.preset == "paper" else self._decision(singles)
+        selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, singles[0])
         self.report.say(selected.reason)
         self.report.say(
             f"The selection ran {selected.tokens:,} forward tokens; judging every candidate by full replies would "
             f"have taken {selected.full:,}."
         )
-        record = fit_record(evidence, singles, gate, calibration, selected)
+        record = fit_record(evidence, singles, decision, selected)
         return replace(selected.steering, fitted_on=evidence.fingerprint, record=record)
 
     def _single_gates(self, kind: Kind) -> list[GateCandidate]:
-        last = self.depth - 1
-        if self.settings.window is not None:
-            first, end = self.settings.window
-            if not first <= end <= last:
-                raise LearningError(f"Layers {first}-{end} are not among the model's layers 0-{last}; choose others.")
-        numbers = [n for n in self.evidence.gate_readings.layers if n < last]
+        numbers = [n for n in self.evidence.gate_readings.layers if self.settings.gate_layer in (None, n)]
 
         def progress(layers: Sequence[int]) -> Iterable[int]:
             return self.report.track(((n, 1) for n in layers), "Fitting gates", len(layers))
 
         return fit_candidates(kind, numbers, self.settings, progress)
 
-    def _best(self, singles: Sequence[GateCandidate]) -> GateCandidate:
-        """A kind's read-out: of the layer asked for, or of all that leave enough of the model to be pushed."""
-        window, asked = self.settings.window, self.settings.gate_layer
-        highest = self.depth if window is None else window[0]
-        usable = [c for c in singles if c.layer <= highest and asked in (None, c.layer)]
-        if not usable:
-            low, high = self.evidence.readings.layers[0], self.evidence.readings.layers[-1] - 1
-            raise LearningError(f"The gate must read a layer between {low} and {high}, not above a pushed one.")
-        return combine_layers(usable)[0]
-
-    def _drawn(self, singles: Sequence[GateCandidate]) -> Selected:
-        """The paper's form: pushes drawn by the seed, a third of the probes first, the best of them on all."""
-        evidence, settings = self.evidence, self.settings
-        template, directions = evidence.template, evidence.directions
-
-        def build(trial: Trial) -> Steering:
-            vectors = between(directions[trial.rule], trial.first, trial.last)
-            return gate_per_layer(singles, vectors, trial.strength, template.reply_start)
-
-        def probes(share: int) -> PrefilledPrompts:
-            rendered = template.render_all(evidence.held_out(evidence.examples.malicious, share))
-            lengths.append(sum(map(len, rendered)) + FULL_REPLY * len(rendered))
-            return PrefilledPrompts(
-                self.model, evidence.tokenizer, rendered, template.reply_start, self.report, reuse=False
-            )
-
-        lengths: list[int] = []
-        lowest = min(candidate.layer for candidate in singles)
-        trials = possible_pushes(lowest, self.depth, list(directions), settings)
-        with counted_tokens(self.model) as tokens:
-            rounds = [probes(max(1, settings.probes // 3)), probes(settings.probes)]
-            before = [refuses(reply.text) for reply in rounds[-1].replies(settings.reply_tokens)]
-            judged = choose_push(self.model, rounds, trials, build, settings, self.report)
-        full = len(trials) * lengths[-1]
-        return Selected(build(judged[0]), judged, [], sum(before) / len(before), tokens.count, full)
+    def _decision(self, singles: Sequence[Sequence[GateCandidate]]) -> tuple[ChosenGate, Calibration]:
+        """The one gate of the best read-outs of every kind, and its operating point."""
+        best = [combine_layers(of_kind)[0] for of_kind in singles]
+        gate = join(best, self.settings.benign_budget)
+        calibration = calibrated(gate, self.evidence.examined, self.settings)
+        self.report.say(
+            f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
+            f"{self.depth}: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts that "
+            f"it had not seen. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
+        )
+        return gate, calibration

@@ -1,19 +1,14 @@
-"""Which layers are pushed, how far and along which direction: tried on held-out malicious requests."""
+"""Pushes, and the choice among finalists: tried by short replies to held-out malicious requests."""
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from alphasteer.learning.settings import FitSettings
 from alphasteer.replies import PrefilledPrompts, is_coherent, refuses
 from alphasteer.reporting import Reporter
 from alphasteer.steering import Steering
 
-STRENGTHS = (0.7, 1.0, 1.4)
 FINALISTS = 8
 """How many pushes of the first round are tried again on all probes."""
 
@@ -42,23 +37,6 @@ class Trial:
     refused: float = 0.0
     coherent: float = 0.0
     probes: int = 0
-
-
-def possible_pushes(gate_layer: int, layers: int, rules: Sequence[str], settings: FitSettings) -> list[Trial]:
-    """For the paper's form, whose prompts' caches cannot be kept: ``settings.trials`` pushes drawn by the seed.
-
-    From all windows above the gate that begin in the lower half of what is there, at every strength.
-    """
-    if settings.window is not None:
-        windows = [settings.window]
-    else:
-        step = max(1, round(layers / 24))
-        firsts = range(gate_layer, max(gate_layer + 1, (gate_layer + layers) // 2), step)
-        windows = [(a, b) for a in firsts for b in range(layers - 1, a, -step) if b - a >= min(4, layers // 4)]
-        windows = windows or [(gate_layer, layers - 1)]
-    strengths = STRENGTHS if settings.strength is None else (settings.strength,)
-    pushes = [Trial(rule, first, last, s) for rule in rules for first, last in windows for s in strengths]
-    return random.Random(settings.seed).sample(pushes, min(settings.trials, len(pushes)))
 
 
 def third_above(gate_layer: int, layers: int) -> tuple[int, int]:
@@ -92,8 +70,3 @@ def choose_push(
         ranked = tried + ranked[len(tried) :]
         drawn = tried[:FINALISTS]
     return ranked
-
-
-def mean_direction(directions: Sequence[Mapping[int, Tensor]]) -> dict[int, Tensor]:
-    """The mean of several directions, layer by layer."""
-    return {layer: torch.stack([d[layer] for d in directions]).mean(0) for layer in directions[0]}

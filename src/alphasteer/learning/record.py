@@ -10,6 +10,7 @@ from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import ChosenGate, GateCandidate, best_by_layer
 from alphasteer.learning.push_choice import Trial
 from alphasteer.learning.selection import Selected
+from alphasteer.learning.settings import FitSettings
 from alphasteer.prompts import union
 
 PACKAGES = ("alphasteer", "torch", "transformers")
@@ -18,16 +19,14 @@ PACKAGES = ("alphasteer", "torch", "transformers")
 def fit_record(
     evidence: Evidence,
     singles: Sequence[Sequence[GateCandidate]],
-    gate: ChosenGate,
-    calibration: Calibration,
+    decision: tuple[ChosenGate, Calibration] | None,
     selected: Selected,
 ) -> dict[str, Any]:
     """The record of a fit.
 
     Args:
         singles: the read-outs of single layers that were compared, by kind of malicious prompts.
-        gate: the gate that decides.
-        calibration: its operating point.
+        decision: the gate that decides and its operating point; None of the paper's form, which promises nothing.
         selected: the push, and how it was found.
     """
     settings, examples, best = evidence.settings, evidence.examples, selected.finalists[0]
@@ -49,28 +48,12 @@ def fit_record(
             for side, sources in (("benign", examples.benign), ("malicious", examples.malicious))
         },
         "contrast": {"rule": best.rule, "found": {c.rule: [len(c.refused), len(c.complied)] for c in contrasts}},
-        "gate": {
-            "layers": sorted(gate.w),
-            "auc": gate.auc,
-            "partial_auc": gate.partial_auc,
-            "held_out_auc": calibration.auc,
-            "read_outs": [_read_out_record(read_out) for read_out in gate.read_outs],
-        },
         "gates": [
             _gate_record(kind, c)
             for kind, of_kind in enumerate(singles, start=1)
             for c in sorted(best_by_layer(of_kind), key=lambda c: c.layer)
         ],
-        "calibration": {
-            "method": METHOD,
-            "budget": settings.benign_budget,
-            "source_budget": settings.source_budget,
-            "n": calibration.n,
-            "observed": calibration.observed,
-            "threshold": calibration.threshold,
-            "ceiling": calibration.ceiling,
-            "opened": dict(calibration.opened),
-        },
+        **({} if decision is None else _decision_record(*decision, settings)),
         "selection": {
             "reason": selected.reason,
             "tokens": selected.tokens,
@@ -81,6 +64,29 @@ def fit_record(
         "validation": {
             "probes": best.probes,
             "refused": {"vanilla": selected.before, "steered": best.refused},
+        },
+    }
+
+
+def _decision_record(gate: ChosenGate, calibration: Calibration, settings: FitSettings) -> dict[str, Any]:
+    return {
+        "gate": {
+            "layers": sorted(gate.w),
+            "auc": gate.auc,
+            "partial_auc": gate.partial_auc,
+            "held_out_auc": calibration.auc,
+            "read_outs": [_read_out_record(read_out) for read_out in gate.read_outs],
+        },
+        "calibration": {
+            "method": METHOD,
+            "budget": settings.benign_budget,
+            "source_budget": settings.source_budget,
+            "kept_for": list(calibration.kept_for),
+            "n": calibration.n,
+            "observed": calibration.observed,
+            "threshold": calibration.threshold,
+            "ceiling": calibration.ceiling,
+            "opened": dict(calibration.opened),
         },
     }
 
@@ -108,4 +114,5 @@ def _searched(push: Trial) -> dict[str, Any]:
 
 
 def _judged(push: Trial) -> dict[str, Any]:
-    return {**_push(push), "refused": push.refused, "coherent": push.coherent, "probes": push.probes}
+    judged = {"refused": push.refused, "coherent": push.coherent, "probes": push.probes}
+    return {**_push(push), **judged, "divergence": push.divergence}

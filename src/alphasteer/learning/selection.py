@@ -2,11 +2,10 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
-
-import torch
 
 from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
@@ -14,6 +13,7 @@ from alphasteer.learning.examples import Source
 from alphasteer.learning.forms import between, one_gate
 from alphasteer.learning.gate_choice import ChosenGate
 from alphasteer.learning.push_choice import FINALISTS, Trial, choose_push, third_above
+from alphasteer.learning.push_probes import Divergence, Surprise
 from alphasteer.learning.push_search import PushSpace, different_windows, search_pushes
 from alphasteer.learning.readings import ByLayer
 from alphasteer.learning.refining import ROWS, TOKENS, refine
@@ -64,9 +64,14 @@ class Selected:
             f"{best.refused:.0%} of {best.probes} held-out malicious requests ({self.before:.0%} unsteered), "
             f"{best.coherent:.0%} of the replies coherent"
         )
+        if best.divergence is not None:
+            told += f", benign prompts that open the gate moved by {best.divergence:.1f} nats"
         if not others:
             return f"{told}; the only finalist."
-        return f"{told}; the next best of {len(others) + 1} finalists refused {others[0].refused:.0%}."
+        told += f"; the next best of {len(others) + 1} finalists refused {others[0].refused:.0%}"
+        if others[0].refused > best.refused:
+            return f"{told}, but moves those benign prompts too far."
+        return f"{told}{', but less coherently or by a stronger push' if others[0].refused == best.refused else ''}."
 
 
 class Selection:
@@ -82,16 +87,23 @@ class Selection:
     def run(self) -> Selected:
         """Search, refine, judge."""
         settings = self.settings
-        rules = tuple(self.directions)
         with counted_tokens(self.model) as tokens:
-            searched = self._search(rules)
+            altered = self._opened(self.evidence.examples.benign)
+            self.divergence = Divergence(self.model, self.prefilled(altered) if altered else None)
+            searched = self._search(altered)
             windows = self._windows(searched)
             finalists = [Trial(self._refined(rule, window), *window, self._strength) for rule, window in windows]
             finalists += searched[: UNREFINED if settings.refines else FINALISTS]
             probes = self.evidence.held_out(self.evidence.examples.malicious, settings.probes)
             prefilled = self.prefilled(probes)
             before = [refuses(reply.text) for reply in prefilled.replies(settings.reply_tokens)]
+            finalists = [replace(push, divergence=self.divergence.under(self.build(push))) for push in finalists]
             judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report)
+            judged.sort(key=lambda push: (push.divergence or 0.0) > settings.divergence)  # within the bound first
+            if (judged[0].divergence or 0.0) > settings.divergence:
+                self.report.say(
+                    f"Every push moves benign prompts that open the gate by over {settings.divergence:g} nats."
+                )
         lengths = [len(sequence) for sequence in self.evidence.template.render_all(probes)]
         full = (len(searched) + len(finalists)) * sum(length + FULL_REPLY for length in lengths)
         return Selected(self.build(judged[0]), judged, searched, sum(before) / len(before), tokens.count, full)
@@ -112,8 +124,8 @@ class Selection:
         """At which directions are refined: they take the length that they need."""
         return 1.0 if self.settings.strength is None else self.settings.strength
 
-    def _search(self, rules: tuple[str, ...]) -> list[Trial]:
-        settings = self.settings
+    def _search(self, altered: Sequence[Prompt]) -> list[Trial]:
+        settings, rules = self.settings, tuple(self.directions)
         malicious = self._opened(self.evidence.examples.malicious)
         strengths = STRENGTHS if settings.strength is None else (settings.strength, settings.strength)
         space = PushSpace(rules, self.gate.layer, self.depth, strengths, settings.window)
@@ -123,21 +135,26 @@ class Selection:
         if too_few or not settings.trials:
             window = settings.window or third_above(self.gate.layer, self.depth)
             return [Trial(rule, *window, self._strength) for rule in rules]
-        words = random.Random(settings.seed)
-        own = [reply for _, reply in self.evidence.lessons]
-        refusals = [words.choice(own) for _ in malicious]
-        probe = _Probe(self, malicious, refusals, self._opened(self.evidence.examples.benign))
+        draw, own = random.Random(settings.seed), [reply for _, reply in self.evidence.lessons]
+        refusals = [draw.choice(own).tokens[:TOKENS] for _ in malicious]
+        surprise = Surprise(self.model, self.prefilled(malicious), refusals)
+
+        def measure(push: Trial) -> tuple[float, float]:
+            steering = self.build(push)
+            return surprise.under(steering), self.divergence.under(steering)
+
         whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
-        keys = [prompt.key for prompt in (*malicious, *probe.benign)]
-        identity = [self.evidence.fingerprint.weights, str(self.model.dtype), whole, keys, settings.seed]
+        keys = [prompt.key for prompt in (*malicious, *altered)]
+        model = [self.evidence.fingerprint.weights, str(self.model.dtype), whole]
+        search = [asdict(space), settings.divergence, settings.seed, version("optuna")]
         return search_pushes(
             space,
-            probe.measure,
+            measure,
             trials=settings.trials,
             minutes=settings.minutes,
             most_divergence=settings.divergence,
             seed=settings.seed,
-            journal=self.evidence.shelf.journal("pushes", identity),
+            journal=self.evidence.shelf.journal("pushes", [*model, keys, refusals, *search]),
             report=self.report,
         )
 
@@ -149,8 +166,7 @@ class Selection:
             is_open = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
             prompts = [p for p, opens in zip(source.held_out.prompts, is_open, strict=True) if opens]
             found.append(random.Random(self.settings.seed).sample(prompts, len(prompts)))
-        share = MOST_OPEN // max(1, len(found))
-        return [prompt for prompts in found for prompt in prompts[:share]]
+        return shared_out(found, MOST_OPEN)
 
     def _windows(self, searched: Sequence[Trial]) -> list[tuple[str, tuple[int, int]]]:
         """Where to refine, and from which rule."""
@@ -199,39 +215,7 @@ class Selection:
         return learned, self.prefilled([prompt for prompt, _ in learned], ROWS)
 
 
-class _Probe:
-    """What a push does, at the price of one short forward."""
-
-    def __init__(
-        self, selection: Selection, malicious: Sequence[Prompt], refusals: Sequence[Reply], benign: Sequence[Prompt]
-    ) -> None:
-        self.model, self.build, self.benign = selection.model, selection.build, benign
-        self.refusals = [reply.tokens[:TOKENS] for reply in refusals]
-        self.malicious = selection.prefilled(malicious)
-        self.altered = selection.prefilled(benign) if benign else None
-        self.unsteered = self._odds()
-
-    @torch.inference_mode()
-    def measure(self, push: Trial) -> tuple[float, float]:
-        """Surprise at the model's own refusals, in nats a token, and divergence of altered benign prompts, in nats.
-
-        The latter is KL(unsteered || steered) of the reply's first token, averaged over them; 0 where there are none.
-        """
-        with self.build(push).attach(self.model):
-            surprise = count = 0.0
-            for number, rows in enumerate(self.malicious.batches):
-                refusals = [self.refusals[row] for row in rows]
-                size = sum(map(len, refusals))
-                surprise += float(self.malicious.surprise(number, refusals)) * size
-                count += size
-            steered = self._odds()
-        divergences = [(was.exp() * (was - now)).sum(-1) for was, now in zip(self.unsteered, steered, strict=True)]
-        mean = float(torch.cat(divergences).mean()) if divergences else 0.0
-        return surprise / count, mean
-
-    @torch.inference_mode()
-    def _odds(self) -> list[torch.Tensor]:
-        """Log-probabilities of the altered benign prompts' first reply tokens, batch by batch."""
-        if self.altered is None:
-            return []
-        return [self.altered.first_logits(number).log_softmax(-1) for number in range(len(self.altered.batches))]
+def shared_out(sources: Sequence[Sequence[Prompt]], most: int) -> list[Prompt]:
+    """At most ``most`` prompts, as many of each source that has any; one of each at least."""
+    share = max(1, most // max(1, sum(map(bool, sources))))
+    return [prompt for prompts in sources for prompt in prompts[:share]]

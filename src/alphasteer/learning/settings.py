@@ -11,6 +11,8 @@ from alphasteer.learning.gates import NullSpace
 
 Preset = Literal["default", "paper"]
 
+_PAPER = {"null_space": "hard"}
+
 
 class FitSettings(BaseModel):
     """Settings of a fit; the defaults are the ``default`` preset and fit any chat model."""
@@ -26,7 +28,7 @@ class FitSettings(BaseModel):
     )
     gate_layer: int | None = Field(None, ge=0, description="Layer of the gate; chosen by gate quality if not given.")
     layers: str = Field("auto", pattern=r"^(auto|\d+-\d+)$", description="Pushed layers, such as 12-20, or auto.")
-    strength: float | None = Field(None, description="Factor on the refusal direction; chosen if not given.")
+    strength: float | None = Field(None, gt=0, description="Factor on the refusal direction; chosen if not given.")
     directions: Literal["refined", "contrast"] = Field(
         "refined",
         description="refined: by gradient, from the contrast's; contrast: as measured (the paper's preset: always).",
@@ -52,6 +54,12 @@ class FitSettings(BaseModel):
     probes: int = Field(24, ge=4, description="Held-out requests of a source on which the best pushes are tried.")
     seed: int = Field(0, description="Draws samples; the same seed gives the same steering.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_preset_says(cls, given: Any) -> Any:
+        """The preset's values stand in for what is not given."""
+        return {**_PAPER, **given} if isinstance(given, dict) and given.get("preset") == "paper" else given
+
     @model_validator(mode="after")
     def _paper_tries_pushes(self) -> Self:
         """The paper's form knows no refined directions, so that without tries nothing would be left to choose from."""
@@ -73,20 +81,14 @@ class FitSettings(BaseModel):
         return first, last
 
 
-_PAPER = {"null_space": "hard"}
-
-
 def fit_settings(values: dict[str, Any] | None = None) -> FitSettings:
-    """Settings from given values; the preset's stand in for what is not given.
+    """Settings from given values.
 
     Raises:
         LearningError: naming the first setting that is unknown or out of range.
     """
-    given = dict(values or {})
-    if given.get("preset") == "paper":
-        given = {**_PAPER, **given}
     try:
-        return FitSettings(**given)
+        return FitSettings(**(values or {}))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"

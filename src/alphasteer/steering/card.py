@@ -16,9 +16,7 @@ tags:
 
 # AlphaSteer for {name}
 
-Makes {name} refuse malicious requests, jailbreaks included. The weights stay as they are: one gate reads the
-residual stream where a reply starts and, where the request looks malicious, pushes it along the model's own
-refusal direction. Below the gate's threshold nothing is pushed and the output is the unsteered model's, bit for bit.
+Makes {name} refuse malicious requests, jailbreaks included. The weights stay as they are: {what_it_does}
 
 ```python
 import alphasteer
@@ -43,6 +41,13 @@ A gate misses some malicious requests and opens on some harmless ones; measure b
 Method: AlphaSteer, Sheng et al., ICLR 2026, arXiv 2506.07022.
 """
 
+_GATED = """one gate reads the
+residual stream where a reply starts and, where the request looks malicious, pushes it along the model's own
+refusal direction. Below the gate's threshold nothing is pushed and the output is the unsteered model's, bit for bit."""
+_LINEAR = """as published, a linear
+gate a layer reads every position of the prompt and pushes it along the model's own refusal direction by as much as it
+reads. There is no threshold: every prompt is altered, benign ones by little."""
+
 
 def model_card(steering: "Steering") -> str:
     """The card's Markdown."""
@@ -61,6 +66,7 @@ def model_card(steering: "Steering") -> str:
     return _CARD.format(
         base_model=f"base_model: {name}\n" if on_hub else "",
         name=name,
+        what_it_does=_LINEAR if steering.positions == "prompt" else _GATED,
         rows=rows,
         measured=json.dumps(measured, indent=2),
     )
