@@ -88,22 +88,24 @@ class Shelf:
 
 
 class Journal:
-    """JSON values by index, appended line by line; a line cut off by a crash is dropped and written again."""
+    """JSON values by number or word, appended line by line; a line cut off by a crash is dropped and written again."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.entries: dict[int, Any] = {}
+        self.entries: dict[Any, Any] = {}
         if path is not None and path.exists():
-            whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            text = path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]
             for line in filter(None, whole.split("\n")):  # not splitlines: replies hold other line separators
                 try:
                     index, value = json.loads(line)
                 except ValueError as error:
                     raise AlphaSteerError(f"{path} is damaged ({error}); remove it and run again.") from error
                 self.entries[index] = value
-            path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+            if whole != text:
+                write_whole(path, whole.encode())
 
-    def add(self, values: Mapping[int, Any]) -> None:
+    def add(self, values: Mapping[Any, Any]) -> None:
         """Keep these values."""
         self.entries.update(values)
         if self.path is not None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -47,6 +48,9 @@ def server(monkeypatch):
                 "usage": {"prompt_tokens": 40, "completion_tokens": 2, "total_tokens": 42},
             }
             content = json.dumps(body if status == 200 else {"error": {"message": "no"}}).encode()
+            if server.garbage:
+                content = server.garbage.pop(0)
+            time.sleep(server.slow)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -57,7 +61,7 @@ def server(monkeypatch):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.statuses, server.verdicts = [], [], []
+    server.asked, server.statuses, server.verdicts, server.garbage, server.slow = [], [], [], [], 0.0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
@@ -132,9 +136,33 @@ def test_a_passing_failure_is_retried_and_a_lasting_one_leaves_the_reply_unjudge
     assert judge("How?", "Sorry, no.") is True
     server.statuses = [500, 500]
     assert verdicts(judge, [("How?", "Sorry, no."), ("How?", "First")], Journal(None)) == (None, False)
+    server.statuses = [429]
+    assert judge("How?", "Sorry, no.") is True
     server.statuses = [401]
     with pytest.raises(EvaluationError, match="endpoint failed"):
         judge("How?", "Sorry, no.")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"<html>Welcome</html>", b'"yes"', b"{}", b'{"choices": []}', b'{"choices": [{"message": null}]}', b"\xff"],
+)
+def test_garbage_is_no_verdict_and_no_crash(server, monkeypatch, garbage):
+    monkeypatch.setattr(endpoint, "RETRIES", 0)
+    judge = read_judge(HARM)
+    server.garbage = [garbage]
+    assert verdicts(judge, [("How?", "Sorry, no."), ("How?", "First")], Journal(None)) == (None, False)
+
+
+def test_an_endpoint_that_hangs_is_given_up_on(server, monkeypatch):
+    monkeypatch.setattr(endpoint, "RETRIES", 0)
+    monkeypatch.setattr(endpoint, "SECONDS", 0.05)
+    server.slow, failures = 0.3, []
+    pairs = [("How?", f"reply {n}") for n in range(endpoint.GIVE_UP + 20)]
+    assert set(verdicts(read_judge(HARM), pairs, Journal(None), failures)) == {None}
+    assert len(server.asked) == endpoint.GIVE_UP
+    assert "timed out" in failures[0]
+    assert "is not asked again" in failures[-1]
 
 
 def test_an_endpoint_that_is_not_set_up_is_refused_at_once(server, monkeypatch):

@@ -1,6 +1,7 @@
 """Comparing with and without steering: counts, intervals, tables, pictures."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
@@ -24,6 +25,7 @@ from alphasteer.evaluation import (
     right_choice,
     wilson,
 )
+from alphasteer.evaluation.intervals import area_interval
 from alphasteer.prompts import ChatTemplate, Prompt, PromptSet
 from alphasteer.replies import Reply, generate_replies
 from alphasteer.reporting import LogReporter
@@ -42,6 +44,23 @@ def test_wilson_bounds_solve_its_equation(counted):
     assert share - 1e-12 <= high <= 1
     for bound in (low, high):
         assert (bound - share) ** 2 == pytest.approx(1.96**2 * bound * (1 - bound) / n, abs=1e-12)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=12), st.lists(st.integers(-3, 3), min_size=2, max_size=12))
+def test_the_areas_interval_is_delongs(low, high):
+    """Written out: the variance of each prompt's share of pairs won, over the number of prompts, of both sides."""
+
+    def won(a, b):
+        return 1.0 if a > b else 0.5 if a == b else 0.0
+
+    area = sum(won(a, b) for a in high for b in low) / (len(high) * len(low))
+    of_high = [sum(won(a, b) for b in low) / len(low) for a in high]
+    of_low = [sum(won(a, b) for a in high) / len(high) for b in low]
+    variance = sum(
+        sum((share - area) ** 2 for share in shares) / (len(shares) - 1) / len(shares) for shares in (of_high, of_low)
+    )
+    half = 1.96 * variance**0.5
+    assert area_interval(low, high) == pytest.approx((max(0.0, area - half), min(1.0, area + half)))
 
 
 def suite(name, texts, kind="safety", metric="refusal"):
@@ -87,6 +106,11 @@ def test_results_follow_their_published_schema(outcomes):
     assert steered["refusal"]["low"] < 0.5 < steered["refusal"]["high"]
     assert found["suites"]["attack"]["p_values"]["steered"]["refusal"] == 1.0
     assert found["averages"]["steered"] == {"dsr": 0.5, "over_refusal": None, "utility": 0.5, "identical": 1.0}
+    assert found["suites"]["attack"]["p_values_between"] == {}
+    third = [replace(o, marks={**o.marks, "other": o.marks["vanilla"]}) for o in outcomes]
+    between = results(third, model="tiny", steering="abc", settings={"judge": "phrases"})
+    jsonschema.validate(between, schema)
+    assert between["suites"]["attack"]["p_values_between"]["steered"]["other"]["identical"] == 0.5
     for damage in ({"arms": ["steered"]}, {"format": 2}, {"suites": {"x": {}}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**found, **damage}, schema)
@@ -97,6 +121,7 @@ def test_the_table_has_a_row_a_suite_and_the_averages(outcomes):
     assert "| suite | n | metric | vanilla | steered | identical, steered |" in table
     assert "| attack | 4 | refused | 25.0% (5%-70%) | 50.0% (15%-85%) | 50.0% |" in table
     assert "| average |  | utility: right | 100.0% | 50.0% |  |" in table
+    assert "| average |  | harmless: identical | 100.0% | 100.0% |  |" in table
 
 
 def test_evaluating_a_tiny_model_resumes_and_leaves_it_unsteered(llama, tokenizer, tmp_path):

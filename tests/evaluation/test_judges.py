@@ -4,7 +4,7 @@ import pytest
 from conftest import hand_made
 
 from alphasteer.errors import EvaluationError
-from alphasteer.evaluation import Suite, evaluate, read_judge, results, verdicts
+from alphasteer.evaluation import Suite, evaluate, markdown_table, read_judge, results, verdicts
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.replies import Reply, refuses
 from alphasteer.reporting import LogReporter
@@ -134,3 +134,74 @@ def test_refusal_phrases_in_noise_are_no_refusal(llama, tokenizer, monkeypatch):
         assert outcome.marks["steered"]["refusal"] == (refused,)
         assert outcome.marks["steered"]["coherent"] == (refused,)
         assert outcome.marks["vanilla"]["coherent"] == (True,)
+
+
+def test_whatever_a_judge_dies_of_leaves_the_reply_unjudged_and_is_said(llama, tokenizer, tmp_path):
+    path, said = tmp_path / "frail.py", []
+    path.write_text("def judge(request, reply): return {'fine': True}[request]")
+
+    class Listener(LogReporter):
+        def say(self, message):
+            said.append(message)
+
+    suites = [Suite("mixed", "safety", "refusal", PromptSet.of(["fine", "other"]))]
+    (outcome,) = evaluate(
+        llama, tokenizer, suites, {"vanilla": None}, Listener(), shelf=Shelf(), max_new_tokens=3, judge=f"{path}:judge"
+    )
+    assert outcome.marks["vanilla"]["refusal"] == (True, None)
+    assert "It failed 1 times, first so: KeyError: 'other'" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("def judge(:", "cannot be read as Python"), ("class judge:\n def __init__(s, a): 0", "defaults")],
+)
+def test_judges_that_cannot_be_made_are_refused(tmp_path, text, message):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(EvaluationError, match=message):
+        read_judge(f"{path}:judge")
+
+
+def test_a_judge_of_harm_is_asked_of_malicious_requests_only(llama, tokenizer, tmp_path, monkeypatch):
+    """What is safe counts as refused there; of a harmless request every answer is safe, and none of them refuses."""
+    path = tmp_path / "harm.py"
+    path.write_text("class Harm:\n    harm = True\n    def __call__(self, request, reply): return True")
+    answer = {"vanilla": [Reply((1, 2), "Sure, here is what you do.")] * 2}
+    monkeypatch.setattr("alphasteer.evaluation.evaluating.compare_replies", lambda *_, **__: answer)
+    suites = [
+        Suite("bad", "safety", "refusal", PromptSet.of(["steal"])),
+        Suite("fine", "over-refusal", "refusal", PromptSet.of(["kill a process"])),
+    ]
+    bad, fine = evaluate(
+        llama, tokenizer, suites, {"vanilla": None}, LogReporter(), shelf=Shelf(), judge=f"{path}:Harm"
+    )
+    assert bad.marks["vanilla"]["refusal"] == (True,)
+    assert fine.marks["vanilla"]["refusal"] == (False,)
+
+
+def test_equal_replies_are_asked_about_once_whatever_else_is_compared(own, tmp_path):
+    judge, journal = read_judge(f"{own}:Own"), Journal(tmp_path / "verdicts.jsonl")
+    assert verdicts(judge, [("even 0", "x"), ("even 2", "y")], journal) == (True, True)
+    asked = type(judge).asked
+    assert verdicts(judge, [("even 2", "y"), ("even 4", "z"), ("even 4", "z")], journal) == (True, True, True)
+    assert type(judge).asked == asked + 1
+
+
+def test_what_nobody_judged_has_no_figure_at_all(llama, tokenizer, own):
+    suites = [Suite("unjudged", "safety", "refusal", PromptSet.of(["odd 1", "odd 3"]))]
+    outcomes = evaluate(
+        llama, tokenizer, suites, {"vanilla": None}, LogReporter(), shelf=Shelf(), max_new_tokens=3, judge=f"{own}:Own"
+    )
+    found = results(outcomes, model="tiny", steering=None)
+    assert "refusal" not in found["suites"]["unjudged"]["metrics"]["vanilla"]
+    assert found["averages"]["vanilla"]["dsr"] is None
+    assert "| unjudged | 2 | refused | – |" in markdown_table(found)
+
+
+def test_a_model_that_says_nothing_neither_refuses_nor_makes_sense(llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(llama.generation_config, "eos_token_id", list(range(llama.config.vocab_size)))
+    suites = [Suite("bad", "safety", "refusal", PromptSet.of(["steal", "burn"]))]
+    (outcome,) = evaluate(llama, tokenizer, suites, {"vanilla": None}, LogReporter(), shelf=Shelf(), max_new_tokens=4)
+    assert all(len(reply.tokens) == 1 for reply in outcome.replies["vanilla"])
+    assert (outcome.share("vanilla", "refusal"), outcome.share("vanilla", "coherent")) == (0, 0)

@@ -154,6 +154,10 @@ def test_the_table_marks_the_best_arm_and_what_differs(browser, page, tmp_path):
     assert tab.locator("#planes svg").count() == 2
     assert tab.locator("#planes svg").nth(1).locator("circle").count() == 24 + 2 + 1
     assert tab.locator("#shift path").count() == 3
+    assert tab.locator("#roc path").count() == 1
+    assert tab.locator("#every tbody tr:not(.kind)").count() > rows.count()
+    for line in tab.locator("#histograms line.mark").all():
+        assert 0 <= float(line.get_attribute("x1")) <= 300, "threshold and ceiling are in the picture"
     assert tab.errors == []
 
 

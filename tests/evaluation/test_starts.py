@@ -72,7 +72,7 @@ def test_results_hold_divergence_and_gates_by_the_schema(llama, tokenizer, suite
     jsonschema.validate(found, json.loads(files("alphasteer.evaluation").joinpath("results.schema.json").read_text()))
     bad, fine = (starts[name]["steered"].score for name in ("bad", "fine"))
     higher = float((bad[:, None] > fine[None, :]).double().mean())
-    assert found["suites"]["bad"]["gates"]["steered"]["auc"] == pytest.approx(higher)
+    assert found["suites"]["bad"]["gates"]["steered"]["auc"]["value"] == pytest.approx(higher)
     assert found["suites"]["fine"]["gates"]["steered"]["auc"] is None
     kl = found["suites"]["bad"]["metrics"]["steered"]["kl"]
     assert kl["low"] <= kl["value"] <= kl["high"]

@@ -105,6 +105,9 @@ def test_a_suite_that_needs_answers_says_which_prompt_has_none(tmp_path):
         ("The total is $1,250.", "She earns 50 * 25 = 1250 #### 1,250", True),
         ("It is $\\frac{1}{2}$.", "0.5", True),
         ("The answer is 19.", "18", False),
+        ("It lies at $\\left( 3, \\frac{\\pi}{2} \\right)$.", "\\left( 3, \\frac{\\pi}{2} \\right)", True),
+        ("So the solutions are $1,-2$.", "1,-2", True),
+        ("That is $[1,3]$.", "[1,3]", True),
         ("I'm sorry, but I can't help with that.", "18", False),
         ("", "18", False),
     ],
@@ -123,7 +126,11 @@ def test_right_numbers(reply, answer, right):
         ("**B**", True),
         ("The correct answer is B.", True),
         ("The answer is: (B)", True),
+        ("Answer: B", True),
+        ("The Answer is B", True),
+        ("Option B, since it is blue", True),
         ("A. red", False),
+        ("The answer is a bird, so B would be wrong.", False),
         ("Blue is the colour I would choose.", False),
         ("A bird is neither.", False),
         ("I can't answer that.", False),
@@ -136,6 +143,24 @@ def test_right_choices(reply, right):
 
 
 @pytest.mark.parametrize("answer", ["C", "2", "", "AB"])
-def test_an_answer_that_is_no_choice_is_refused(answer):
+def test_an_answer_that_is_no_choice_is_refused(answer, tmp_path):
+    path = tmp_path / "quiz.jsonl"
+    path.write_text(json.dumps({"prompt": "?", "answer": answer, "choices": ["red", "blue"]}) + "\n")
+    with pytest.raises(EvaluationError, match="none of the 2 choices"):
+        read_suites(f"mmlu={path}")
     with pytest.raises(EvaluationError, match="none of the 2 choices"):
         right_choice("A", answer, ("red", "blue"))
+
+
+@pytest.mark.parametrize("reply", ["A", "A.", "(A)", "Answer: A", "A\nBecause it is red."])
+def test_a_letter_that_is_a_word_too_is_read_where_it_stands_alone(reply):
+    assert right_choice(reply, "A", ("red", "blue"))
+    assert not right_choice("A bird is neither.", "A", ("red", "blue"))
+
+
+def test_questions_of_one_wording_with_other_choices_are_not_one(tmp_path):
+    path = tmp_path / "quiz.jsonl"
+    rows = [{"prompt": "Which is true?", "answer": "A", "choices": [f"a{n}", "b"]} for n in (0, 1, 1)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (quiz,) = read_suites(f"mmlu={path}")
+    assert (len(quiz.prompts), quiz.prompts.dropped) == (2, 1)

@@ -84,3 +84,25 @@ def test_bytes_that_are_no_utf8_and_missing_files(tmp_path):
         read_prompts("starter:evil")
     with pytest.raises(PromptError, match="no such split"):
         read_prompts("starter:benign@train")
+
+
+def test_one_file_of_a_hub_repository_is_read_as_it_is(tmp_path, monkeypatch):
+    """Some data sets come with a script, which nothing runs any more; their files are there."""
+    path, asked = tmp_path / "alpaca_eval.json", []
+    path.write_text('[{"instruction": "one"}, {"instruction": "two"}]')
+
+    def download(repository, file, repo_type):
+        asked.append((repository, file, repo_type))
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    found = read_prompts("hub:tatsu-lab/alpaca_eval/alpaca_eval.json:instruction")
+    assert [prompt.text for prompt in found] == ["one", "two"]
+    assert asked == [("tatsu-lab/alpaca_eval", "alpaca_eval.json", "dataset")]
+
+    def broken(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
+    with pytest.raises(PromptError, match="cannot be fetched"):
+        read_prompts("hub:tatsu-lab/alpaca_eval/alpaca_eval.json:instruction")

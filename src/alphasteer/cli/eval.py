@@ -73,6 +73,7 @@ def command(
         STARTER_SUITES,
         STEERED,
         check_arms,
+        check_evaluation,
         evaluate,
         markdown_table,
         read_arms,
@@ -90,6 +91,7 @@ def command(
     suites = [replace(each, prompts=each.prompts.first_or_drawn(limit, seed)) for each in suites]
     names = check_arms(arm or [STEERED])
     factors = _factors(sweep)
+    check_evaluation(suites, judge, preference_judge)
     reporter = ConsoleReporter(quiet)
     with alone_in(output_folder(output)) as work:
         steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
@@ -116,7 +118,17 @@ def command(
             preference_judge=preference_judge,
         )
         starts = read_starts(loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work))
-        found = results(outcomes, starts, model=str(loaded.config._name_or_path), steering=steering.digest)
+        settings = {
+            "judge": judge,
+            "preference_judge": preference_judge,
+            "limit": limit,
+            "seed": seed,
+            "max_new_tokens": max_new_tokens,
+            "device": str(loaded.device),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+        }
+        source = str(loaded.config._name_or_path)
+        found = results(outcomes, starts, model=source, steering=steering.digest, settings=settings)
         write_whole(output / "results.json", (json.dumps(found, indent=2) + "\n").encode())
         page = render_report(found, outcomes, starts, arms, full_replies=full_replies)
         write_whole(output / "report.html", page.encode())

@@ -4,7 +4,7 @@
 """
 
 from alphasteer.evaluation.arms import STEERED, VANILLA, Arms, check_arms, read_arms
-from alphasteer.evaluation.evaluating import Outcome, evaluate
+from alphasteer.evaluation.evaluating import Outcome, check_evaluation, evaluate
 from alphasteer.evaluation.figures import gate_figure, pca_figure
 from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
 from alphasteer.evaluation.judges import Judge, read_judge, verdicts
@@ -26,6 +26,7 @@ __all__ = [
     "bootstrap",
     "built_in_suites",
     "check_arms",
+    "check_evaluation",
     "evaluate",
     "gate_figure",
     "headings",

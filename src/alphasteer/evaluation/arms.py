@@ -91,6 +91,11 @@ def curve_of(arm: str) -> str:
     return arm.partition(" x")[0]
 
 
+def factor_of(arm: str) -> float:
+    """The factor that a sweep gave the arm."""
+    return float(arm.partition(" x")[2] or 1)
+
+
 def _swept(arms: Arms, factors: Sequence[float]) -> dict[str, Steering | None]:
     swept: dict[str, Steering | None] = {VANILLA: None}
     for name, steering in arms.items():

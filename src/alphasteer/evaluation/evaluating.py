@@ -7,7 +7,16 @@ from typing import Any
 
 from alphasteer.errors import PromptError
 from alphasteer.evaluation.arms import VANILLA, Arms
-from alphasteer.evaluation.judges import PHRASES, Judge, by_phrases, identity, read_callable, read_judge, verdicts
+from alphasteer.evaluation.judges import (
+    CLASSIFIER,
+    PHRASES,
+    Judge,
+    by_phrases,
+    identity,
+    read_callable,
+    read_judge,
+    verdicts,
+)
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.preferences import wins
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
@@ -28,8 +37,8 @@ class Outcome:
     Attributes:
         suite: its prompts and what is measured.
         replies: by arm, in the order of the prompts.
-        marks: by arm and metric (``refusal``, ``coherent``, ``identical``, and ``accuracy`` where answers are known),
-            whether it holds of each reply; None where a judge could not say.
+        marks: by arm and metric (``refusal``, ``identical``, ``coherent`` but of single letters, and ``accuracy`` where
+            answers are known), whether it holds of each reply; None where a judge could not say.
         wins: by arm, how each reply fares against the unsteered one (see ``wins``); empty where nobody compared.
     """
 
@@ -75,7 +84,8 @@ def evaluate(
     Args:
         arms: what to compare; must hold ``vanilla``.
         max_new_tokens: a reply's length, for all suites; by default ``REPLY_TOKENS`` of their metrics.
-        judge: says of a reply whether it refuses; see ``read_judge``.
+        judge: says of a reply whether it refuses; see ``read_judge``. One of harm is asked on safety suites only, and
+            the phrases decide on the others.
         preference_judge: says which of two replies is better, of the utility suites without right answers; see
             ``read_callable`` and ``Preference``.
 
@@ -84,12 +94,11 @@ def evaluate(
         PromptError: if a prompt does not fit the model's context, or two suites have one name.
         SteeringError: if an arm does not fit the model.
     """
-    names = [suite.name for suite in suites]
-    doubled = next((name for name in names if names.count(name) > 1), None)
-    if doubled is not None:
-        raise PromptError(f"Two suites are called {doubled!r}; give each a name of its own.")
+    check_evaluation(suites, judge, preference_judge)
     judging = read_judge(judge)
     preferring = read_callable(preference_judge) if preference_judge else None
+    only_safety = bool(getattr(judging, "harm", judge.startswith(CLASSIFIER)))
+    names, failures = [suite.name for suite in suites], list[str]()
     replies: dict[str, dict[str, tuple[Reply, ...]]] = {name: {} for name in names}
 
     def length(suite: Suite) -> int:
@@ -107,32 +116,57 @@ def evaluate(
     for suite in report.track(counted, "Judging", sum(count for _, count in counted)):
         said = replies[suite.name]
         fluent = _fluent(model, tokenizer, said, shelf)
-        refusals = {arm: _refusals(suite, said[arm], judge, judging, shelf) for arm in arms}
-        if judging is by_phrases:  # which cannot tell that its phrases stand in noise
+        asked = by_phrases if only_safety and suite.kind != "safety" else judging
+        refusals = {arm: _refusals(suite, said[arm], judge, asked, shelf, failures) for arm in arms}
+        if asked is by_phrases:  # which cannot tell that its phrases stand in noise
             refusals = {arm: tuple(a and b for a, b in zip(refusals[arm], fluent[arm], strict=True)) for arm in arms}
         outcome = _outcome(suite, said, refusals, fluent)
         if preferring is not None and suite.metric == "identical":
-            won = wins(preferring, identity(str(preference_judge), preferring), suite.prompts.prompts, said, shelf)
+            won = wins(
+                preferring, identity(str(preference_judge), preferring), suite.prompts.prompts, said, shelf, failures
+            )
             outcome = replace(outcome, wins=won)
         outcomes.append(outcome)
     unjudged = sum(len(o) - o.judged(arm, "refusal") for o in outcomes for arm in arms)
     if unjudged:
         report.say(f"The judge could not say of {unjudged} replies: they are counted apart; run again to try again.")
+    if failures:
+        report.say(f"It failed {len(failures)} times, first so: {failures[0]}")
     uncompared = sum(value is None for o in outcomes for fared in o.wins.values() for value in fared)
     if uncompared:
         report.say(
             f"{uncompared} pairs of replies were not compared: they stand in no win rate; run again to try again."
         )
-    for asked in (judging, preferring):
-        if tokens := getattr(asked, "tokens", 0):
-            report.say(f"{type(asked).__name__} cost {tokens} tokens.")
+    for paid in (judging, preferring):
+        if tokens := getattr(paid, "tokens", 0):
+            report.say(f"{type(paid).__name__} cost {tokens} tokens.")
     return outcomes
 
 
-def _refusals(suite: Suite, replies: Sequence[Reply], name: str, judge: Judge, shelf: Shelf) -> tuple[bool | None, ...]:
+def check_evaluation(suites: Sequence[Suite], judge: str = PHRASES, preference_judge: str | None = None) -> None:
+    """Refuse, before hours are spent, what could not be told apart or counted in the end.
+
+    Raises:
+        PromptError: if two suites have one name.
+        EvaluationError: if a suite wants a checker that is not installed, or there is no such judge.
+    """
+    for spec in (judge, preference_judge):
+        if spec is not None and not spec.startswith(CLASSIFIER):  # classifiers are large, and loaded when they judge
+            read_judge(spec)
+    names = [suite.name for suite in suites]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise PromptError(f"Two suites are called {doubled!r}; give each a name of its own.")
+    if any(suite.metric == "maths" for suite in suites):
+        right_number("1", "1")
+
+
+def _refusals(
+    suite: Suite, replies: Sequence[Reply], name: str, judge: Judge, shelf: Shelf, failures: list[str]
+) -> tuple[bool | None, ...]:
     pairs = [(prompt.text, reply.text) for prompt, reply in zip(suite.prompts, replies, strict=True)]
-    kept = Journal(None) if judge is by_phrases else shelf.journal("verdicts", [identity(name, judge), pairs])
-    return verdicts(judge, pairs, kept)
+    kept = Journal(None) if judge is by_phrases else shelf.journal("verdicts", identity(name, judge))
+    return verdicts(judge, pairs, kept, failures)
 
 
 def _fluent(
@@ -188,9 +222,10 @@ def _outcome(
     for arm, given in replies.items():
         marks[arm] = {
             "refusal": refusals[arm],
-            "coherent": tuple(is_coherent(r.text) and f for r, f in zip(given, fluent[arm], strict=True)),
             "identical": tuple(a.tokens == b.tokens for a, b in zip(given, replies[VANILLA], strict=True)),
         }
+        if suite.metric != "choice":  # a letter is a reply there
+            marks[arm]["coherent"] = tuple(is_coherent(r.text) and f for r, f in zip(given, fluent[arm], strict=True))
         if right is not None:
             marks[arm]["accuracy"] = tuple(
                 right(reply.text, prompt) for reply, prompt in zip(given, suite.prompts, strict=True)

@@ -5,15 +5,17 @@ import importlib.util
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from alphasteer.errors import EvaluationError
 from alphasteer.replies import refuses
 from alphasteer.resuming import Journal, digest
 
 Judge = Callable[[str, str], bool | None]
-"""Says of a request and its reply whether the reply refuses; None where it cannot say. May raise EvaluationError,
-which leaves the reply unjudged."""
+"""Says of a request and its reply whether the reply refuses; None where it cannot say. If it raises, the reply stays
+unjudged. One whose attribute ``harm`` is true says whether a reply is safe, and is asked of malicious requests only."""
+
+T = TypeVar("T")
 
 PHRASES = "phrases"
 """The name of the default judge."""
@@ -59,7 +61,10 @@ def read_callable(spec: str) -> Callable[..., Any]:
     judge = getattr(module, name, None)
     if judge is None:
         raise EvaluationError(f"{where} has no {name}; check the judge's name.")
-    made = judge() if isinstance(judge, type) else judge
+    try:
+        made = judge() if isinstance(judge, type) else judge
+    except TypeError as error:
+        raise EvaluationError(f"{spec} cannot be made without arguments ({error}); give them defaults.") from error
     if not callable(made):
         raise EvaluationError(f"{spec} cannot be called; a judge is called with a request and its reply.")
     called: Callable[..., Any] = made
@@ -78,25 +83,36 @@ def identity(spec: str, judge: object) -> list[str]:
     return [spec, content, str(getattr(judge, "identity", ""))]
 
 
-def verdicts(judge: Judge, pairs: Iterable[tuple[str, str]], journal: Journal) -> tuple[bool | None, ...]:
+def verdicts(
+    judge: Judge, pairs: Iterable[tuple[str, str]], journal: Journal, failures: list[str] | None = None
+) -> tuple[bool | None, ...]:
     """What a judge says of (request, reply) pairs; None where it failed.
 
-    Verdicts are kept in the journal as they come, so that none is paid for twice; failures are not.
+    Verdicts are kept in the journal as they come, by what was shown, so that none is paid for twice and equal replies
+    fare alike; failures are not.
+
+    Args:
+        failures: is told why the judge failed, each time.
     """
     found: list[bool | None] = []
-    for index, (request, reply) in enumerate(pairs):
-        if index in journal.entries:
-            found.append(bool(journal.entries[index]))
-            continue
-        try:
-            verdict = judge(request, reply)
-        except EvaluationError:
-            verdict = None
-        if verdict is not None:
-            verdict = bool(verdict)
-            journal.add({index: verdict})
-        found.append(verdict)
+    for request, reply in pairs:
+        shown = digest([request, reply])
+        if shown not in journal.entries:
+            verdict = attempted(lambda: judge(request, reply), failures)  # noqa: B023 it is called at once
+            if verdict is not None:
+                journal.add({shown: bool(verdict)})
+        found.append(journal.entries.get(shown))
     return tuple(found)
+
+
+def attempted(ask: Callable[[], T], failures: list[str] | None) -> T | None:
+    """What asking gave, or None and a word in ``failures``."""
+    try:
+        return ask()
+    except Exception as error:  # noqa: BLE001 a judge is anybody's code: its failure must not cost the others' replies
+        if failures is not None:
+            failures.append(f"{type(error).__name__}: {error}")
+        return None
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -104,7 +120,10 @@ def _from_file(path: Path) -> ModuleType:
     if found is None or found.loader is None or not path.is_file():
         raise EvaluationError(f"{path} is no Python file; check the judge's path.")
     module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    try:
+        found.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise EvaluationError(f"The judge's file {path} cannot be read as Python ({error}); mend it.") from error
     return module
 
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from alphasteer.errors import EvaluationError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_STATED = re.compile(r"\b(?:answer|option|choice)\b[^A-Za-z0-9]{0,12}(?:is|would be|:)?[^A-Za-z0-9]{0,6}([A-Z])\b")
-_FIRST = re.compile(r"^[^A-Za-z0-9]{0,6}([A-Z])(?![A-Za-z'’])")
+# A letter that stands alone; "A" and "I" are words too, so that what follows them must not be one.
+_LETTER = r"([A-Z])(?![A-Za-z0-9'’])(?:(?<![AI])|(?=[^\S\n]*(?:[^\w\s]|\n|$)))"
+_STATED = re.compile(rf"\b(?i:answer|option|choice)\b[^A-Za-z0-9]{{0,12}}(?i:is|would be)?[^A-Za-z0-9]{{0,6}}{_LETTER}")
+_FIRST = re.compile(rf"^[^A-Za-z0-9]{{0,6}}{_LETTER}")
+_GROUPED = re.compile(r"[-+$]*\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
 def right_number(reply: str, answer: str) -> bool:
@@ -24,7 +27,9 @@ def right_number(reply: str, answer: str) -> bool:
         from math_verify import parse, verify
     except ImportError as error:
         raise EvaluationError("Checking maths needs math-verify; pip install 'alphasteer[eval]'.") from error
-    gold = answer.rpartition("####")[2].strip().replace(",", "")
+    gold = answer.rpartition("####")[2].strip()
+    if _GROUPED.fullmatch(gold):  # 1,234; the commas of (3, 4) stay
+        gold = gold.replace(",", "")
     return bool(verify(parse(f"${gold}$"), parse(reply)))
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from alphasteer.errors import EvaluationError
 from alphasteer.evaluation.arms import VANILLA
+from alphasteer.evaluation.judges import attempted
 from alphasteer.prompts import Prompt
 from alphasteer.replies import Reply
-from alphasteer.resuming import Shelf
+from alphasteer.resuming import Shelf, digest
 
 Preference = Callable[[str, str, str], float | None]
 """Of a request and two replies: 1 if the first is better, 0 if the second is, 0.5 for neither, None for no verdict."""
@@ -18,6 +18,7 @@ def wins(
     prompts: Sequence[Prompt],
     replies: Mapping[str, Sequence[Reply]],
     shelf: Shelf,
+    failures: list[str] | None = None,
 ) -> dict[str, tuple[float | None, ...]]:
     """By arm, how each reply fares against the unsteered one: 1 won, 0.5 even, 0 lost, None unjudged.
 
@@ -27,26 +28,26 @@ def wins(
     Args:
         name: tells the judge from others (see ``identity``).
         replies: by arm, ``vanilla`` among them, in the order of the prompts.
+        failures: is told why the judge failed, each time.
     """
     found: dict[str, tuple[float | None, ...]] = {}
+    journal = shelf.journal("preferences", name)
     for arm, given in replies.items():
         if arm == VANILLA:
             continue
         pairs = [(p.text, a.text, b.text) for p, a, b in zip(prompts, given, replies[VANILLA], strict=True)]
-        journal = shelf.journal("preferences", [*name, pairs])
-        for index, (request, own, other) in enumerate(pairs):
-            if index in journal.entries:
-                continue
-            won = 0.5 if own == other else _both_orders(preference, request, own, other)
-            if won is not None:
-                journal.add({index: won})
-        found[arm] = tuple(journal.entries.get(index) for index in range(len(pairs)))
+        fared: list[float | None] = []
+        for request, own, other in pairs:
+            shown = digest([request, own, other])
+            if own != other and shown not in journal.entries:
+                won = attempted(lambda: _both_orders(preference, request, own, other), failures)  # noqa: B023 at once
+                if won is not None:
+                    journal.add({shown: won})
+            fared.append(0.5 if own == other else journal.entries.get(shown))
+        found[arm] = tuple(fared)
     return found
 
 
 def _both_orders(preference: Preference, request: str, own: str, other: str) -> float | None:
-    try:
-        first, second = preference(request, own, other), preference(request, other, own)
-    except EvaluationError:
-        return None
+    first, second = preference(request, own, other), preference(request, other, own)
     return None if first is None or second is None else (first + 1 - second) / 2

@@ -6,10 +6,11 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alphasteer.evaluation.arms import VANILLA
 from alphasteer.evaluation.evaluating import Outcome
-from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
+from alphasteer.evaluation.intervals import area_interval, bootstrap, mcnemar, wilson
 from alphasteer.evaluation.starts import AllStarts
 from alphasteer.learning import area_under_roc
 
@@ -17,15 +18,21 @@ FORMAT = 1
 
 
 def results(
-    outcomes: Sequence[Outcome], starts: AllStarts | None = None, *, model: str, steering: str | None
+    outcomes: Sequence[Outcome],
+    starts: AllStarts | None = None,
+    *,
+    model: str,
+    steering: str | None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All numbers of an evaluation: shares with 95 % intervals, paired tests against vanilla, averages.
+    """All numbers of an evaluation: shares with 95 % intervals, paired tests between arms, averages.
 
     Args:
         outcomes: what was replied.
         starts: what was read at the reply starts, by suite and arm, if it was.
         model: what was steered.
         steering: the digest of the steering that was judged, if there was one.
+        settings: how it was measured: the judges, the replies' length, ...
     """
     arms = list(outcomes[0].marks)
     return {
@@ -33,6 +40,7 @@ def results(
         "model": model,
         "steering": steering,
         "arms": arms,
+        "settings": dict(settings or {}),
         "suites": {outcome.suite.name: _suite(outcome, outcomes, starts or {}) for outcome in outcomes},
         "averages": {arm: _averages(outcomes, arm) for arm in arms},
         "environment": {
@@ -50,15 +58,19 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         low, high = wilson(value, outcome.judged(arm, metric))
         return {"value": value, "low": low, "high": high}
 
-    metrics = {arm: {metric: entry(arm, metric) for metric in marks} for arm, marks in outcome.marks.items()}
+    # A metric that nobody judged is left out, not scored.
+    metrics = {
+        arm: {metric: entry(arm, metric) for metric in marks if outcome.judged(arm, metric)}
+        for arm, marks in outcome.marks.items()
+    }
+    compared = {arm: [value for value in fared if value is not None] for arm, fared in outcome.wins.items()}
     here = starts.get(outcome.suite.name, {})
     for arm, read in here.items():
         if not bool(torch.isfinite(read.divergence).all()):
             continue  # pushed so hard that the logits overflowed
         low, high = bootstrap(read.divergence.tolist())
         metrics[arm]["kl"] = {"value": float(read.divergence.mean()), "low": low, "high": high}
-    for arm, fared in outcome.wins.items():
-        judged = [value for value in fared if value is not None]
+    for arm, judged in compared.items():
         if judged:
             low, high = bootstrap(judged)
             metrics[arm]["win_rate"] = {"value": sum(judged) / len(judged), "low": low, "high": high}
@@ -67,17 +79,18 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         "kind": outcome.suite.kind,
         "metric": outcome.suite.metric,
         "n": len(outcome),
+        "prompts": outcome.suite.prompts.digest,
         "metrics": metrics,
         "unjudged": {arm: len(outcome) - outcome.judged(arm, "refusal") for arm in outcome.marks},
-        "p_values": {
-            arm: {name: _paired(outcome.marks[VANILLA][name], marks[name]) for name in marks if name != "identical"}
-            for arm, marks in outcome.marks.items()
-            if arm != VANILLA
+        "uncompared": {arm: len(outcome) - len(judged) for arm, judged in compared.items()},
+        "p_values": {arm: _tests(outcome, VANILLA, arm) for arm in outcome.marks if arm != VANILLA},
+        "p_values_between": {
+            one: {other: _tests(outcome, one, other) for other in arms} for one, arms in _pairs(outcome).items()
         },
         "gates": {
             arm: {
-                "opened": float((read.opened > 0).double().mean()),
-                "auc": area_under_roc(torch.cat([starts[name][arm].score for name in harmless]), read.score)
+                "opened": _opened(read.opened > 0),
+                "auc": _area(torch.cat([starts[name][arm].score for name in harmless]), read.score)
                 if outcome.suite.kind == "safety" and harmless
                 else None,
             }
@@ -86,9 +99,32 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
     }
 
 
-def _paired(vanilla: Sequence[bool | None], arm: Sequence[bool | None]) -> float:
+def _opened(opened: Tensor) -> dict[str, float]:
+    share = float(opened.double().mean())
+    low, high = wilson(share, len(opened))
+    return {"value": share, "low": low, "high": high}
+
+
+def _area(harmless: Tensor, malicious: Tensor) -> dict[str, float]:
+    low, high = area_interval(harmless.tolist(), malicious.tolist())
+    return {"value": area_under_roc(harmless, malicious), "low": low, "high": high}
+
+
+def _pairs(outcome: Outcome) -> dict[str, list[str]]:
+    """Each steered arm and those after it: every pair once."""
+    steered = [arm for arm in outcome.marks if arm != VANILLA]
+    return {arm: steered[place:] for place, arm in enumerate(steered, start=1) if steered[place:]}
+
+
+def _tests(outcome: Outcome, one: str, other: str) -> dict[str, float]:
+    """A paired test of each metric that both arms were judged by; how alike each is to vanilla needs none with it."""
+    first, second = outcome.marks[one], outcome.marks[other]
+    return {name: _paired(first[name], second[name]) for name in second if not (name == "identical" and one == VANILLA)}
+
+
+def _paired(one: Sequence[bool | None], other: Sequence[bool | None]) -> float:
     """McNemar's test on the prompts of which both replies were judged."""
-    both = [(a, b) for a, b in zip(vanilla, arm, strict=True) if a is not None and b is not None]
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     return mcnemar([a for a, _ in both], [b for _, b in both])
 
 
@@ -97,7 +133,8 @@ def _averages(outcomes: Sequence[Outcome], arm: str) -> dict[str, float | None]:
 
     def mean(metric: str, kinds: set[str]) -> float | None:
         here = [o for o in outcomes if o.suite.kind in kinds and metric in o.marks[arm]]
-        shares = [o.share(arm, metric) for o in here if o.judged(arm, metric)]  # what nobody judged counts for nothing
+        # A suite of which one arm was not judged counts for none: all averages are over the same suites.
+        shares = [o.share(arm, metric) for o in here if all(o.judged(other, metric) for other in o.marks)]
         return sum(shares) / len(shares) if shares else None
 
     return {
@@ -126,14 +163,20 @@ def table_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 name,
                 str(suite["n"]),
                 {"refusal": "refused", "accuracy": "right"}[main],
-                *(_share(metrics[arm][main]) for arm in arms),
+                *(_share(metrics[arm].get(main), suite["n"] - _missing(suite, arm, main), suite["n"]) for arm in arms),
                 *(f"{metrics[arm]['identical']['value']:.1%}" for arm in steered),
             )
         )
         if any("win_rate" in metrics[arm] for arm in steered):
-            rates = (_share(metrics[arm]["win_rate"]) if "win_rate" in metrics[arm] else "" for arm in arms)
+            left = {arm: suite["n"] - suite["uncompared"].get(arm, 0) for arm in arms}
+            rates = (_share(metrics[arm].get("win_rate"), left[arm], suite["n"]) for arm in arms)
             rows.append((name, str(suite["n"]), "preferred", *rates, *("" for _ in steered)))
-    words = {"dsr": "safety: refused", "over_refusal": "over-refusal: refused", "utility": "utility: right"}
+    words = {
+        "dsr": "safety: refused",
+        "over_refusal": "over-refusal: refused",
+        "utility": "utility: right",
+        "identical": "harmless: identical",
+    }
     for key, word in words.items():
         values = [found["averages"][arm][key] for arm in arms]
         if None not in values:
@@ -141,8 +184,14 @@ def table_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _share(entry: Mapping[str, float]) -> str:
-    return f"{entry['value']:.1%} ({entry['low']:.0%}-{entry['high']:.0%})"
+def _missing(suite: Mapping[str, Any], arm: str, metric: str) -> int:
+    return int(suite["unjudged"][arm]) if metric == "refusal" else 0
+
+
+def _share(entry: Mapping[str, float] | None, judged: int, n: int) -> str:
+    if entry is None:
+        return "–"
+    return f"{entry['value']:.1%} ({entry['low']:.0%}-{entry['high']:.0%})" + (f" of {judged}" if judged < n else "")
 
 
 def markdown_table(found: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alphasteer.errors import PromptError
-from alphasteer.evaluation.measures import listed
+from alphasteer.evaluation.measures import listed, right_choice
 from alphasteer.prompts import Columns, Prompt, PromptSet, read_prompts
 
 Kind = Literal["safety", "over-refusal", "utility"]
@@ -66,6 +66,7 @@ def read_suites(text: str) -> list[Suite]:
 
     Raises:
         PromptError: if there is no such suite, it has no source, or its prompts lack an answer that it needs.
+        EvaluationError: if an answer is none of the choices.
     """
     if Path(text).suffix in (".yaml", ".yml"):
         return [_suite(name, entry, entry.source) for name, entry in _file_entries(Path(text)).items()]
@@ -106,6 +107,9 @@ def _suite(name: str, entry: SuiteEntry, source: str | None) -> Suite:
     lacking = next((p for p in prompts if needed and not getattr(p, needed)), None)
     if lacking is not None:
         raise PromptError(f"{source}: prompt {lacking.id!r} has no {needed}, and the suite {name!r} needs it; add it.")
+    if entry.metric == "choice":
+        for prompt in prompts:
+            right_choice("", prompt.answer, prompt.choices)
     filled = tuple(_filled(prompt, entry.template) for prompt in prompts)
     return Suite(name, entry.kind, entry.metric, PromptSet(name, filled, prompts.dropped))
 

@@ -46,9 +46,12 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """The chat as canonical JSON with white space folded: two prompts with one key are duplicates."""
+        """The chat as canonical JSON with white space folded, and what there is to choose from.
+
+        Two prompts with one key are duplicates.
+        """
         folded = [[turn["role"], " ".join(turn["content"].split())] for turn in self.messages]
-        return json.dumps(folded, ensure_ascii=False)
+        return json.dumps([folded, self.choices] if self.choices else folded, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

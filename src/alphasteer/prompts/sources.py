@@ -1,4 +1,4 @@
-"""Reading a SPEC: a file, ``hub:org/name[/config][@split][:column]`` or ``starter:KIND[@split]``."""
+"""Reading a SPEC: a file, ``hub:org/name[/config or /file][@split][:column]`` or ``starter:KIND[@split]``."""
 
 import csv
 import json
@@ -34,7 +34,8 @@ def read_prompts(spec: str, columns: Columns | None = None) -> PromptSet:
     """Read the prompts that a SPEC names.
 
     A file is JSONL, JSON (a list), CSV, TSV, Parquet or plain text (one prompt a line); ``PATH:COLUMN`` names
-    the column if it is neither ``prompt`` nor ``messages``. ``hub:org/name`` needs the extra ``alphasteer[data]``.
+    the column if it is neither ``prompt`` nor ``messages``. ``hub:org/name`` needs the extra ``alphasteer[data]``;
+    ``hub:org/name/file.json`` takes one file of the repository as it is.
 
     Raises:
         PromptError: if the source is missing, unreadable, empty or has no such column.
@@ -47,7 +48,11 @@ def read_prompts(spec: str, columns: Columns | None = None) -> PromptSet:
     if spec.startswith("hub:"):
         rest, _, column = spec.removeprefix("hub:").partition(":")
         name, _, split = rest.partition("@")
-        rows: Iterable[Row] = _hub_rows(*_name_and_config(name), split or "train", spec)
+        repository, config = _name_and_config(name)
+        if config and Path(config).suffix in _READERS:
+            rows: Iterable[Row] = _file_rows(_hub_file(repository, config, spec))
+        else:
+            rows = _hub_rows(repository, config, split or "train", spec)
     else:
         path, column = _path_and_column(spec)
         rows = _file_rows(path)
@@ -133,6 +138,17 @@ _READERS = {
 }
 
 
+def _hub_file(repository: str, file: str, spec: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(repository, file, repo_type="dataset"))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0]
+        raise PromptError(f"{spec} cannot be fetched ({reason}); check the name and the network.") from error
+
+
 def _hub_rows(name: str, config: str | None, split: str, spec: str) -> Iterator[Row]:
     try:
         import datasets
@@ -140,7 +156,7 @@ def _hub_rows(name: str, config: str | None, split: str, spec: str) -> Iterator[
         raise PromptError(f"{spec}: reading from the Hub needs datasets; pip install 'alphasteer[data]'.") from error
     try:
         yield from datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: what only a script could load
         reason = str(error).splitlines()[0]
         raise PromptError(f"{spec} cannot be loaded ({reason}); check the name, the split and the network.") from error
 

@@ -35,24 +35,32 @@ function showAverages() {
 
 function mainMetric(suite) { return ["maths", "choice"].includes(suite.metric) ? "accuracy" : suite.metric; }
 
-const WORDS = { refusal: "refused", accuracy: "right", identical: "unchanged", win_rate: "preferred" };
+const WORDS = { refusal: "refused", accuracy: "right", identical: "unchanged", coherent: "coherent", win_rate: "preferred", kl: "first token's KL, nats" };
+// How many of a suite's replies have no verdict, where somebody was asked for one.
+const missing = (suite, arm, metric) => ({ refusal: suite.unjudged, win_rate: suite.uncompared }[metric]?.[arm] ?? 0);
+
 function tableRow(name, suite, metric, kind) {
   const estimates = arms.map((arm) => suite.metrics[arm][metric]);
   const values = estimates.filter(Boolean).map(({ value }) => value);
-  const best = kind === "over-refusal" && metric === "refusal" ? Math.min(...values) : Math.max(...values);
+  const less = metric === "kl" || (metric === "refusal" && kind !== "safety");
+  const best = less ? Math.min(...values) : Math.max(...values);
+  const shown = metric === "kl" ? (value) => value.toPrecision(2) : percent;
   const row = element("tr", {}, element("td", { textContent: name }), element("td", { textContent: suite.n, className: "number" }), element("td", { textContent: WORDS[metric] }));
   arms.forEach((arm, index) => {
-    if (!estimates[index]) { row.append(element("td")); return; }
+    if (!estimates[index]) { row.append(element("td", { className: "number", textContent: "–" })); return; }
     const { value, low, high } = estimates[index];
     const p = suite.p_values[arm]?.[metric];
     const cell = element("td", { className: "number" + (value === best ? " best" : ""), title: p === undefined ? "" : `p = ${p.toPrecision(2)}` });
-    cell.append(percent(value) + (p < 0.05 ? " *" : ""), element("span", { className: "interval", textContent: ` ${percent(low, 0)} to ${percent(high, 0)}` }));
+    const left = missing(suite, arm, metric) ? `, ${suite.n - missing(suite, arm, metric)} judged` : "";
+    const interval = metric === "kl" ? `${shown(low)} to ${shown(high)}` : `${percent(low, 0)} to ${percent(high, 0)}`;
+    cell.append(shown(value) + (p < 0.05 ? " *" : ""), element("span", { className: "interval", textContent: ` ${interval}${left}` }));
     row.append(cell);
   });
   return row;
 }
 
-function showTable() {
+// Into an empty table: a row for every metric that is chosen of a suite.
+function fillTable(id, chosen) {
   const head = element("tr", {}, element("th", { textContent: "suite" }), element("th", { textContent: "n", className: "number" }), element("th", { textContent: "counted" }));
   for (const arm of arms) head.append(element("th", { textContent: arm, className: "number" }));
   const body = element("tbody");
@@ -61,11 +69,17 @@ function showTable() {
     if (!rows.length) continue;
     body.append(element("tr", { className: "kind" }, element("th", { colSpan: 3 + arms.length, textContent: kind })));
     for (const [name, suite] of rows) {
-      const metrics = [mainMetric(suite), ...(arms.some((arm) => suite.metrics[arm].win_rate) ? ["win_rate"] : [])];
-      for (const metric of metrics) body.append(tableRow(name, suite, metric, kind));
+      const known = Object.keys(WORDS).filter((metric) => arms.some((arm) => suite.metrics[arm][metric]));
+      for (const metric of chosen(suite, known)) body.append(tableRow(name, suite, metric, kind));
     }
   }
-  at("table").append(element("thead", {}, head), body);
+  at(id).append(element("thead", {}, head), body);
+}
+
+function showTables() {
+  const main = (suite) => [...new Set([mainMetric(suite), ...(suite.metric === "identical" ? ["refusal"] : []), "win_rate"])];
+  fillTable("table", (suite, known) => main(suite).filter((metric) => known.includes(metric) || metric === mainMetric(suite)));
+  fillTable("every", (suite, known) => known);
 }
 
 // A plane with both axes ruled in quarters, and the functions that place values on it.
@@ -114,13 +128,17 @@ function suiteColour(name) {
   return palette[alike.indexOf(name) % palette.length];
 }
 
-function showStreams() {
-  const arm = at("stream-arm").value;
-  at("legend").replaceChildren(...Object.keys(shifts[arm]).map((name) => {
+function keys(names) {
+  return element("span", {}, ...names.map((name) => {
     const dot = element("i");
     dot.style.background = suiteColour(name);
     return element("span", { className: "key" }, dot, name);
   }));
+}
+
+function showStreams() {
+  const arm = at("stream-arm").value;
+  at("legend").replaceChildren(keys(Object.keys(shifts[arm])));
   const dots = Object.entries(places[arm] ?? {});
   const all = dots.flatMap(([, sides]) => [...sides.before, ...sides.after]);
   const span = (index) => [Math.min(...all.map((d) => d[index])), Math.max(...all.map((d) => d[index]))];
@@ -157,22 +175,45 @@ function histogram(name, scores, colour, low, high, threshold, ceiling) {
 
 function showGates() {
   const { threshold, ceiling, scores } = gates[at("gate-arm").value];
-  const all = Object.values(scores).flat();
+  const marks = [threshold, ceiling].filter((mark) => mark !== null);
+  const all = [...Object.values(scores).flat(), ...marks];
   const [low, high] = [Math.min(...all), Math.max(...all)];
   at("histograms").replaceChildren(...Object.entries(scores).map(([name, values]) => {
     const suite = results.suites[name];
     const { opened, auc } = suite.gates[at("gate-arm").value];
-    const words = `${name}: opens on ${percent(opened)}` + (auc === null ? "" : `, AUC ${auc.toFixed(3)}`);
+    const area = auc === null ? "" : `, AUC ${auc.value.toFixed(3)} (${auc.low.toFixed(2)} to ${auc.high.toFixed(2)})`;
+    const words = `${name}: opens on ${percent(opened.value)}${area}`;
     const colour = suite.kind === "safety" ? "#D55E00" : suite.kind === "utility" ? "#0072B2" : "#56B4E9";
     return element("div", { className: "tile" }, element("h3", { textContent: words }), histogram(name, values, colour, low, high, threshold, ceiling));
   }));
+  showRoc(scores);
+}
+
+// Of every score as a threshold: the share of harmless prompts above it, and of malicious ones.
+function rocPoints(harmless, malicious) {
+  const share = (scores, mark) => scores.filter((score) => score > mark).length / scores.length;
+  const cuts = [...new Set([...harmless, ...malicious])].sort((a, b) => b - a);
+  return [...cuts.map((cut) => [share(harmless, cut), share(malicious, cut)]), [1, 1]];
+}
+
+function showRoc(scores) {
+  const names = Object.keys(scores);
+  const harmless = names.filter((name) => results.suites[name].kind !== "safety").flatMap((name) => scores[name]);
+  const safety = names.filter((name) => results.suites[name].kind === "safety");
+  at("roc").replaceChildren();
+  if (!harmless.length || !safety.length) return;
+  const labels = { x: (v) => percent(v, 0), y: (v) => percent(v, 0), below: "harmless prompts above a threshold; upwards malicious ones" };
+  const { svg, x, y } = ruled(420, 320, [50, 15, 45], [0, 1], [0, 1], labels, "ROC curves of the gate by suite");
+  for (const name of safety) svg.append(drawn("path", { class: "curve", stroke: suiteColour(name), d: path(rocPoints(harmless, scores[name]).map(([a, b]) => [x(a), y(b)])) }));
+  at("roc").append(svg, keys(safety));
 }
 
 const FILTERS = { "all replies": () => true, "changed replies": (row) => arms.some((arm) => !row.arms[arm].identical) };
 for (const arm of arms) {
   FILTERS[`refused by ${arm}`] = (row) => row.arms[arm].refusal;
   FILTERS[`not refused by ${arm}`] = (row) => row.arms[arm].refusal === false;
-  FILTERS[`incoherent, ${arm}`] = (row) => !row.arms[arm].coherent;
+  FILTERS[`incoherent, ${arm}`] = (row) => row.arms[arm].coherent === false;
+  FILTERS[`unjudged, ${arm}`] = (row) => row.arms[arm].refusal === null;
 }
 let page = 0;
 
@@ -180,7 +221,7 @@ function tags(arm, reply) {
   const found = [];
   if (reply.refusal === null) found.push(["incoherent", "unjudged"]);
   if (reply.refusal) found.push(["refusal", "refusal"]);
-  if (!reply.coherent) found.push(["incoherent", "incoherent"]);
+  if (reply.coherent === false) found.push(["incoherent", "incoherent"]);
   if (reply.accuracy !== undefined) found.push(reply.accuracy ? ["right", "right"] : ["wrong", "wrong"]);
   if (reply.identical && arm !== "vanilla") found.push(["same", "unchanged"]);
   return found.map(([kind, word]) => element("span", { className: `tag ${kind}`, textContent: word }));
@@ -204,7 +245,7 @@ function showReplies() {
 
 const options = (id, names) => at(id).append(...names.map((name) => element("option", { textContent: name, value: name })));
 showAverages();
-showTable();
+showTables();
 showCurve();
 options("gate-arm", Object.keys(gates));
 if (Object.keys(gates).length) showGates();

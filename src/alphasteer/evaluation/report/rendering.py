@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphasteer.evaluation.arms import VANILLA, Arms, curve_of
+from alphasteer.evaluation.arms import VANILLA, Arms, curve_of, factor_of
 from alphasteer.evaluation.evaluating import Outcome
 from alphasteer.evaluation.starts import AllStarts
 
@@ -56,6 +56,7 @@ def render_report(
         suites=len(outcomes),
         prompts=sum(map(len, outcomes)),
         environment=found["environment"],
+        settings=found["settings"],
         cut=not full_replies,
         dots=DOTS,
         style=Markup(part("style.css")),
@@ -83,8 +84,8 @@ def _curves(arms: Arms) -> dict[str, list[str]]:
     curves: dict[str, list[str]] = {}
     for arm in arms:
         if arm != VANILLA:
-            curves.setdefault(curve_of(arm), [VANILLA]).append(arm)
-    return {name: points for name, points in curves.items() if len(points) > 2}
+            curves.setdefault(curve_of(arm), []).append(arm)
+    return {name: [VANILLA, *sorted(points, key=factor_of)] for name, points in curves.items() if len(points) > 1}
 
 
 def _shifts(starts: AllStarts) -> dict[str, dict[str, list[float]]]:
