@@ -146,8 +146,12 @@ def test_right_choices(reply, right):
 def test_an_answer_that_is_no_choice_is_refused(answer, tmp_path):
     path = tmp_path / "quiz.jsonl"
     path.write_text(json.dumps({"prompt": "?", "answer": answer, "choices": ["red", "blue"]}) + "\n")
-    with pytest.raises(EvaluationError, match="none of the 2 choices"):
+    with pytest.raises(PromptError, match="the answer of no prompt is one of its choices"):
         read_suites(f"mmlu={path}")
+    with path.open("a") as file:
+        file.write(json.dumps({"prompt": "and now?", "answer": "B", "choices": ["red", "blue"]}) + "\n")
+    (quiz,) = read_suites(f"mmlu={path}")
+    assert ([prompt.answer for prompt in quiz.prompts], quiz.left_out) == (["B"], 1)
     with pytest.raises(EvaluationError, match="none of the 2 choices"):
         right_choice("A", answer, ("red", "blue"))
 
@@ -163,4 +167,4 @@ def test_questions_of_one_wording_with_other_choices_are_not_one(tmp_path):
     rows = [{"prompt": "Which is true?", "answer": "A", "choices": [f"a{n}", "b"]} for n in (0, 1, 1)]
     path.write_text("\n".join(map(json.dumps, rows)))
     (quiz,) = read_suites(f"mmlu={path}")
-    assert (len(quiz.prompts), quiz.prompts.dropped) == (2, 1)
+    assert (len(quiz.prompts), quiz.left_out) == (2, 1)

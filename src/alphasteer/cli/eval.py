@@ -93,6 +93,11 @@ def command(
     factors = _factors(sweep)
     check_evaluation(suites, judge, preference_judge)
     reporter = ConsoleReporter(quiet)
+    for each in suites:
+        if each.left_out:
+            reporter.say(
+                f"{each.name}: {each.left_out} prompts are left out: duplicates, or answers that are no choice."
+            )
     with alone_in(output_folder(output)) as work:
         steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
         own = _fit_folder(folder, work)

@@ -42,12 +42,18 @@ def right_choice(reply: str, answer: str, choices: Sequence[str]) -> bool:
     Raises:
         EvaluationError: if the answer is none of the choices.
     """
-    letters = LETTERS[: len(choices)]
-    right = letters[int(answer)] if answer.isdigit() and int(answer) < len(letters) else answer
-    if right not in letters or len(right) != 1:
+    right = letter_of(answer, choices)
+    if right is None:
         raise EvaluationError(f"The answer {answer!r} is none of the {len(choices)} choices; mend the suite's answers.")
     found = _FIRST.search(reply) or _STATED.search(reply)
     return found is not None and found[1] == right
+
+
+def letter_of(answer: str, choices: Sequence[str]) -> str | None:
+    """The letter of the right choice, which is stated by its letter or its number from 0; None if there is no such."""
+    letters = LETTERS[: len(choices)]
+    right = letters[int(answer)] if answer.isdigit() and int(answer) < len(letters) else answer
+    return right if len(right) == 1 and right in letters else None
 
 
 def listed(choices: Sequence[str]) -> str:

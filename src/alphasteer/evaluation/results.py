@@ -79,6 +79,7 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         "kind": outcome.suite.kind,
         "metric": outcome.suite.metric,
         "n": len(outcome),
+        "left_out": outcome.suite.left_out,
         "prompts": outcome.suite.prompts.digest,
         "metrics": metrics,
         "unjudged": {arm: len(outcome) - outcome.judged(arm, "refusal") for arm in outcome.marks},

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alphasteer.errors import PromptError
-from alphasteer.evaluation.measures import listed, right_choice
+from alphasteer.evaluation.measures import letter_of, listed
 from alphasteer.prompts import Columns, Prompt, PromptSet, read_prompts
 
 Kind = Literal["safety", "over-refusal", "utility"]
@@ -45,12 +45,14 @@ class Suite:
         kind: ``safety`` (refusals wanted), ``over-refusal`` (refusals unwanted) or ``utility``.
         metric: what the suite is for; refusals, coherence and identical replies are counted on every suite.
         prompts: filled into the suite's template.
+        left_out: how many more its source holds: duplicates, and questions whose answer is none of their choices.
     """
 
     name: str
     kind: Kind
     metric: Metric
     prompts: PromptSet
+    left_out: int = 0
 
 
 def built_in_suites() -> dict[str, SuiteEntry]:
@@ -66,7 +68,6 @@ def read_suites(text: str) -> list[Suite]:
 
     Raises:
         PromptError: if there is no such suite, it has no source, or its prompts lack an answer that it needs.
-        EvaluationError: if an answer is none of the choices.
     """
     if Path(text).suffix in (".yaml", ".yml"):
         return [_suite(name, entry, entry.source) for name, entry in _file_entries(Path(text)).items()]
@@ -107,11 +108,16 @@ def _suite(name: str, entry: SuiteEntry, source: str | None) -> Suite:
     lacking = next((p for p in prompts if needed and not getattr(p, needed)), None)
     if lacking is not None:
         raise PromptError(f"{source}: prompt {lacking.id!r} has no {needed}, and the suite {name!r} needs it; add it.")
+    usable = prompts
     if entry.metric == "choice":
-        for prompt in prompts:
-            right_choice("", prompt.answer, prompt.choices)
-    filled = tuple(_filled(prompt, entry.template) for prompt in prompts)
-    return Suite(name, entry.kind, entry.metric, PromptSet(name, filled, prompts.dropped))
+        usable = prompts.where(lambda prompt: letter_of(prompt.answer, prompt.choices) is not None)
+        if not len(usable):
+            raise PromptError(
+                f"{source}: the answer of no prompt is one of its choices; write a letter or a number from 0."
+            )
+    filled = tuple(_filled(prompt, entry.template) for prompt in usable)
+    left_out = prompts.dropped + len(prompts) - len(usable)
+    return Suite(name, entry.kind, entry.metric, PromptSet(name, filled, prompts.dropped), left_out)
 
 
 def _filled(prompt: Prompt, template: str) -> Prompt:
