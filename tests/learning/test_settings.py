@@ -1,5 +1,7 @@
 """Settings: one definition for flags, files and the API."""
 
+from pathlib import Path
+
 import pytest
 
 from alphasteer.errors import LearningError
@@ -43,3 +45,11 @@ def test_files_that_hold_no_settings_are_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(LearningError):
         read_config(path)
+
+
+def test_the_docs_list_every_setting_with_its_default():
+    told = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    for name, field in FitSettings.model_fields.items():
+        default = "none" if field.default is None else str(field.default)
+        default = default.lower() if isinstance(field.default, bool) else default
+        assert f"| `{name}` | {default} | {field.description} |" in told

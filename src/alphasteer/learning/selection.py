@@ -88,16 +88,14 @@ class Selection:
         """Search, refine, judge."""
         settings = self.settings
         with counted_tokens(self.model) as tokens:
-            altered = self._opened(self.evidence.examples.benign)
-            self.divergence = Divergence(self.model, self.prefilled(altered) if altered else None)
-            searched = self._search(altered)
+            searched = self._search()
             windows = self._windows(searched)
             finalists = [Trial(self._refined(rule, window), *window, self._strength) for rule, window in windows]
             finalists += searched[: UNREFINED if settings.refines else FINALISTS]
             probes = self.evidence.held_out(self.evidence.examples.malicious, settings.probes)
             prefilled = self.prefilled(probes)
             before = [refuses(reply.text) for reply in prefilled.replies(settings.reply_tokens)]
-            finalists = [replace(push, divergence=self.divergence.under(self.build(push))) for push in finalists]
+            finalists = [replace(push, divergence=self._divergence.under(self.build(push))) for push in finalists]
             judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report)
             judged.sort(key=lambda push: (push.divergence or 0.0) > settings.divergence)  # within the bound first
             if (judged[0].divergence or 0.0) > settings.divergence:
@@ -124,7 +122,17 @@ class Selection:
         """At which directions are refined: they take the length that they need."""
         return 1.0 if self.settings.strength is None else self.settings.strength
 
-    def _search(self, altered: Sequence[Prompt]) -> list[Trial]:
+    @cached_property
+    def _altered(self) -> list[Prompt]:
+        """Held-out benign prompts whose gate opens."""
+        return self._opened(self.evidence.examples.benign)
+
+    @cached_property
+    def _divergence(self) -> Divergence:
+        """How far a push moves them."""
+        return Divergence(self.model, self.prefilled(self._altered) if self._altered else None)
+
+    def _search(self) -> list[Trial]:
         settings, rules = self.settings, tuple(self.directions)
         malicious = self._opened(self.evidence.examples.malicious)
         strengths = STRENGTHS if settings.strength is None else (settings.strength, settings.strength)
@@ -141,10 +149,10 @@ class Selection:
 
         def measure(push: Trial) -> tuple[float, float]:
             steering = self.build(push)
-            return surprise.under(steering), self.divergence.under(steering)
+            return surprise.under(steering), self._divergence.under(steering)
 
         whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
-        keys = [prompt.key for prompt in (*malicious, *altered)]
+        keys = [prompt.key for prompt in (*malicious, *self._altered)]
         model = [self.evidence.fingerprint.weights, str(self.model.dtype), whole]
         search = [asdict(space), settings.divergence, settings.seed, version("optuna")]
         return search_pushes(

@@ -92,7 +92,7 @@ def fit_settings(values: dict[str, Any] | None = None) -> FitSettings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
-        raise LearningError(f"Setting {name!r}: {first['msg']}; see alphasteer fit --help.") from error
+        raise LearningError(f"Setting {name!r}: {first['msg']}; docs/method.md lists every setting.") from error
 
 
 def read_config(path: Path | None) -> dict[str, Any]:
