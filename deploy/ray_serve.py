@@ -1,4 +1,8 @@
-"""vLLM under Ray Serve, steered: ``serve run deploy.ray_serve:app`` with MODEL and STEERING in the environment."""
+"""vLLM under Ray Serve, steered: ``serve run deploy.ray_serve:app`` with MODEL and STEERING in the environment.
+
+From the repository's root (on a cluster with ``--working-dir .``); STEERING must be there on every node. No API key is
+asked for: put a proxy that does in front.
+"""
 
 import os
 

@@ -109,6 +109,62 @@ def test_plain_completions_want_a_reply_start(serve, steered_parts):
         client.completions.create(model="tiny", prompt="Once upon a time", max_tokens=6)
 
 
+def test_a_reply_start_for_show_is_none(serve):
+    """Another header, which the tokenizer makes other tokens of, would be answered without any gate reading it."""
+    client = serve().client()
+    shown = "<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant:"
+    with pytest.raises(openai.BadRequestError, match="last turn has no reply start"):
+        client.completions.create(model="tiny", prompt=shown, max_tokens=6)
+
+
+def test_a_begun_reply_may_go_on(serve, steered_parts):
+    _, tokenizer, _ = steered_parts
+    prompt = tokenizer.apply_chat_template(chat("hi")["messages"], add_generation_prompt=True, tokenize=False)
+    found = serve().client().completions.create(model="tiny", prompt=prompt + "Well, ", max_tokens=2, temperature=0)
+    assert found.usage.completion_tokens == 2
+
+
+def test_what_begins_a_prompt_is_not_put_there_twice(serve, monkeypatch):
+    server = serve()
+    encode, asked = type(server.engine.tokenizer).encode, []
+
+    def listening(self, text, **options):
+        asked.append(options)
+        return encode(self, text, **options)
+
+    monkeypatch.setattr(type(server.engine.tokenizer), "encode", listening)
+    monkeypatch.setattr(server.engine.tokenizer, "bos_token", "<|im_start|>")
+    for prompt in ("<|im_start|>assistant\n", "x<|im_start|>assistant\n"):
+        server.client().completions.create(model="tiny", prompt=prompt, max_tokens=1)
+    assert asked == [{"add_special_tokens": False}, {"add_special_tokens": True}]
+
+
+def test_hardly_any_temperature_is_none_and_harms_nobody(serve, steered_parts):
+    answer = serve().post(chat(TEXTS[0], temperature=1e-40)).json()
+    assert answer["choices"][0]["message"]["content"] == alone(steered_parts, TEXTS[0])
+
+
+def test_a_models_own_repetition_penalty_counts_each_rows_own_tokens(serve, steered_parts, monkeypatch):
+    server, (model, _, _) = serve(), steered_parts
+    plain = alone(steered_parts, TEXTS[0], tokens=12)
+    for config in (model.generation_config, server.engine.model.generation_config):
+        monkeypatch.setattr(config, "repetition_penalty", 3.0)
+    expected = [alone(steered_parts, text, tokens=12) for text in TEXTS]
+    assert expected[0] != plain, "the penalty of this test must show"
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda text: server.post(chat(text, max_tokens=12)).json(), TEXTS))
+    assert [answer["choices"][0]["message"]["content"] for answer in answers] == expected
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(serve):
+    server = serve(seconds=0.5)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as slow:
+        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+    assert server.post(chat("hi")).status_code == 200
+
+
 def test_many_at_once_with_mixed_strengths_each_get_what_they_get_alone(serve, steered_parts):
     server = serve(allow_strength=True)
     asked = [(TEXTS[i % 4], (0.0, 0.5, 1.0, 1.3)[i // 4 % 4], i % 2 == 0) for i in range(32)]
@@ -176,6 +232,12 @@ def test_stop_strings_end_the_reply_and_are_left_out_even_across_tokens(serve, s
         (chat("hi", max_tokens=10**9), 400, "exceed the context"),
         (chat("hi", temperature=float("nan")), 400, "temperature"),
         (chat("hi", n=2), 400, "n is not served"),
+        (b"[" * 200_000, 400, "no JSON"),
+        (chat("hi", seed=2**70), 400, "seed"),
+        (chat("hi", top_p=1e-300), 400, "top_p"),
+        (chat("hi", top_k=5), 400, "top_k is not served"),
+        (chat("hi", vllm_xargs={"alphasteer_strength": 0}), 400, "vllm_xargs is not served"),
+        (chat("hi", continue_final_message=True), 400, "continue_final_message is not served"),
         (chat("hi", tools=[{"type": "function"}]), 400, "tools is not served"),
         (chat("hi", alphasteer={"strength": 0.0}), 400, "does not let requests set a strength"),
         (chat("hi", alphasteer={"strenght": 1}), 400, "strenght"),

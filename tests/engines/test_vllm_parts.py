@@ -360,8 +360,40 @@ def test_the_server_s_process_gets_what_steering_needs_and_keeps_the_key_out_of_
     arguments = server_command(CLOSED, "org/model", name="m", host="::", port=1, dtype="auto", more=["--seed", "3"])
     assert arguments[arguments.index("--load-format") + 1] == "alphasteer"
     assert "--no-async-scheduling" in arguments
-    assert arguments[-2:] == ["--seed", "3"]
+    assert "--shutdown-timeout" in arguments
+    assert arguments[arguments.index("--seed") + 1] == "3"
     environment = server_environment({"HOME": "/h"}, "secret-key")
     assert environment == {"HOME": "/h", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_API_KEY": "secret-key"}
     assert server_environment({"VLLM_USE_V2_MODEL_RUNNER": "1"}, None) == {"VLLM_USE_V2_MODEL_RUNNER": "1"}
     assert "secret-key" not in " ".join(arguments)
+
+
+def test_nothing_that_is_handed_on_takes_the_steering_off():
+    """Of an option given twice the last counts, so what steering needs comes last."""
+    more = ["--load-format", "auto", "--additional-config={}", "--async-scheduling"]
+    arguments = server_command(CLOSED, "org/model", name="m", host="::", port=1, dtype="auto", more=more)
+    places = [place for place, argument in enumerate(arguments) if argument == "--load-format"]
+    assert [arguments[place + 1] for place in places] == ["auto", "alphasteer"]
+    assert arguments.index("--additional-config") > arguments.index("--additional-config={}")
+    assert arguments.index("--async-scheduling") > arguments.index("--no-async-scheduling"), "which may be chosen"
+
+
+def test_salts_tell_any_two_strengths_apart():
+    assert salted(None, asking(0.1234567), OPEN) != salted(None, asking(0.1234568), OPEN)
+
+
+def test_an_engine_whose_self_test_failed_fails_whenever_it_is_asked(monkeypatch):
+    wrappers = pytest.importorskip("alphasteer.engines.vllm.wrappers")
+    core = SimpleNamespace(vllm_config=None)
+
+    def failing(core, config):
+        raise SteeringError("The self-test failed.")
+
+    monkeypatch.setattr(wrappers, "is_steered", lambda _: True)
+    monkeypatch.setattr(wrappers, "read_config", lambda _: CLOSED)
+    monkeypatch.setattr(wrappers, "check_self_test", failing)
+    for _ in range(2):
+        with pytest.raises(SteeringError, match="self-test failed"):
+            wrappers.get_supported_tasks(lambda _: ("generate",), core)
+    monkeypatch.setattr(wrappers, "check_self_test", lambda core, config: None)
+    assert wrappers.get_supported_tasks(lambda _: ("generate",), core) == ("generate",)

@@ -29,7 +29,17 @@ CHATS = (
     "Write a haiku about rain.",
     "How do I bake bread?",
 )
-STRENGTHS = [0.0, 1.0, 0.5, 1.0, 2.0, 1.0]
+SECOND_TURN = (
+    {"role": "user", "content": "Hi"},
+    {
+        "role": "assistant",
+        "content": "Hello! I can tell you about goats, bears, maps, bread and rain. What shall it be?",
+    },
+    {"role": "user", "content": "And which of these do you like best, if you had to choose only one?"},
+)
+"""A reply start in the middle: blocks behind it hold what steering made of it, and are cached."""
+TALKS = [[{"role": "user", "content": chat}] for chat in CHATS] + [list(SECOND_TURN)]
+STRENGTHS = [0.0, 1.0, 0.5, 1.0, 2.0, 1.0, 0.5]
 TOP = 100
 """So many logits of every token are compared."""
 
@@ -96,8 +106,8 @@ def engine(source, folder, steering, **options):
     return LLM(source, **{**defaults, **options})
 
 
-def ask(llm, strengths, tokens=30, chats=CHATS):
-    """Greedy replies: prompt tokens, strength, reply tokens and their top logits."""
+def ask(llm, strengths, tokens=30):
+    """Greedy replies: prompt tokens, strength, reply tokens and their top logits, prompt tokens found in the cache."""
     from vllm import SamplingParams
 
     wishes = [{STRENGTH: strength, GATES: 1} for strength in strengths]
@@ -106,14 +116,15 @@ def ask(llm, strengths, tokens=30, chats=CHATS):
         for wish in wishes
     ]
     found = []
-    outputs = llm.chat([[{"role": "user", "content": chat}] for chat in chats], params, use_tqdm=False)
+    outputs = llm.chat(TALKS, params, use_tqdm=False)
     for output, strength in zip(outputs, strengths, strict=True):
         reply = output.outputs[0]
         told = output.kv_transfer_params[KEY]
         assert told["strength"] == max(strength, 0.0)
         assert len(told["gates"]) == 2
         logits = [{token: entry.logprob for token, entry in place.items()} for place in reply.logprobs]
-        found.append((list(output.prompt_token_ids), strength, list(reply.token_ids), logits))
+        cached = output.num_cached_tokens
+        found.append((list(output.prompt_token_ids), strength, list(reply.token_ids), logits, cached))
     return found
 
 
@@ -129,6 +140,10 @@ def replies(source, folder, **options):
         del llm
         gc.collect()
     assert [found[2] for found in cold] == [found[2] for found in warm]
+    prompt, marker = cold[-1][0], list(steering.reply_start)
+    first = next(n + len(marker) for n in range(len(prompt)) if prompt[n : n + len(marker)] == marker)
+    assert warm[-1][4] > first, "blocks that steering changed come from the cache"
+    assert others[-1][4] <= first, "and not those of another strength"
     return compared(source, steering, [*cold, *warm, *others])
 
 
@@ -136,7 +151,7 @@ def compared(source, steering, found):
     """Against transformers: the share of tokens that are equal, how far logits lie apart, and the push's own mark."""
     model, _ = load_model(source, device="cpu")
     same, worst, mark = [], 0.0, 0.0
-    for prompt, strength, reply, logits in found:
+    for prompt, strength, reply, logits, _ in found:
         ids = torch.tensor([prompt + reply[:-1]])
         with torch.inference_mode():
             plain = model(ids).logits[0, len(prompt) - 1 :]

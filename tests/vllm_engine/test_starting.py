@@ -56,6 +56,7 @@ def test_another_model(tiny, tmp_path, capfd):
 def test_an_option_that_was_not_tried(tiny, tmp_path, capfd):
     steering = save_steering(tiny, tmp_path)
     assert "prompt embeddings" in refused(capfd, tiny, tmp_path, steering, enable_prompt_embeds=True)
+    assert "adapters" in refused(capfd, tiny, tmp_path, steering, enable_lora=True)
 
 
 def test_without_the_plug_in_there_is_no_such_load_format(tiny, tmp_path, capfd, monkeypatch):

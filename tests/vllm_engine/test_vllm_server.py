@@ -224,7 +224,7 @@ def test_bodies_that_are_no_request(served, body):
 
 
 def test_a_completion_without_a_reply_start_is_refused(served):
-    with pytest.raises(openai.BadRequestError, match="holds no reply start"):
+    with pytest.raises(openai.BadRequestError, match="has no reply start"):
         served.client.completions.create(model="small", prompt="Once upon a time", max_tokens=4)
 
 

@@ -36,7 +36,9 @@ def command(
         str | None, typer.Option(envvar=KEY, help="Ask for this bearer token; better set in the environment.")
     ] = None,
     allow_strength: Annotated[bool, typer.Option(help="Requests may set their own strength, 0 to 1.5.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Requests that share a batch at most.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Requests that share a batch at most (16; in vLLM what it takes).")
+    ] = None,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Length of a reply at most; vLLM bounds prompt and reply together instead.")
     ] = 1024,
@@ -76,8 +78,10 @@ def command(
             host=host,
             port=port,
             dtype=dtype,
-            more=["--max-num-seqs", str(batch), *context.args],
+            more=[*([] if batch is None else ["--max-num-seqs", str(batch)]), *context.args],
         )
+        if device != "auto":
+            raise typer.BadParameter("vLLM chooses its device by itself; leave it out.", param_hint="--device")
         reporter.say(f"Starting vLLM: {' '.join(arguments)}")
         # From here on it is vLLM's process: signals reach it.
         os.execve(arguments[0], arguments, server_environment(os.environ, api_key))
@@ -97,11 +101,11 @@ def command(
         name=name or Path(str(loaded.config._name_or_path)).name,
         api_key=api_key,
         allow_strength=allow_strength,
-        most_rows=batch,
+        most_rows=batch or 16,
         most_tokens=max_tokens,
         seconds=timeout,
     )
-    running = Engine(loaded, tokenizer, steering, most_rows=batch, most_waiting=settings.most_waiting)
+    running = Engine(loaded, tokenizer, steering, most_rows=settings.most_rows, most_waiting=settings.most_waiting)
     reporter.say(f"Serving {settings.name} at http://{host}:{port}; Ctrl-C stops.")
     level = "warning" if quiet else "info"
     uvicorn.run(build_app(running, settings), host=host, port=port, log_level=level, timeout_graceful_shutdown=30)

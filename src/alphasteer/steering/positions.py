@@ -25,12 +25,17 @@ def reply_starts(context: Tensor, ids: Tensor, marker: Tensor) -> Tensor:
     return (whole.unfold(1, len(marker), 1) == marker).all(-1)
 
 
-def holds_reply_start(tokens: Sequence[int], marker: Sequence[int]) -> bool:
-    """Whether a prompt would be steered anywhere: the reply start's token ids stand in it."""
+def begins_a_reply(tokens: Sequence[int], marker: Sequence[int]) -> bool:
+    """Whether what follows a prompt would be steered: a reply starts in it, and no other turn begins after that.
+
+    A raw prompt may hold a reply start for show, and then another header, tokenized otherwise, that no gate reads.
+    Whatever opens like the reply start is taken for a turn. The words of a reply that has begun may follow.
+    """
     if len(tokens) < len(marker):
         return False
     ids = torch.tensor([list(tokens)])
-    return bool(reply_starts(ids[:, :0], ids, torch.tensor(list(marker))).any())
+    ends = reply_starts(ids[:, :0], ids, torch.tensor(list(marker)))[0].nonzero()
+    return bool(len(ends)) and marker[0] not in tokens[len(marker) + int(ends[-1]) :]
 
 
 class TokenHistory:

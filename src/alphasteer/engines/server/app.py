@@ -24,8 +24,10 @@ from alphasteer.engines.server.writing import Written
 from alphasteer.errors import PromptError, ReplyError
 from alphasteer.models import context_length
 from alphasteer.prompts import ChatTemplate, Prompt
-from alphasteer.steering.positions import holds_reply_start
+from alphasteer.steering.positions import begins_a_reply
 
+COLDEST = 1e-3
+"""Below this temperature a reply is greedy: what is left to chance there, float32 cannot tell from none."""
 Form = TypeVar("Form", bound=Asked)
 
 
@@ -87,7 +89,13 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     @app.post("/v1/completions")
     async def complete(request: Request) -> Response:
         asked = await read(request, CompletionRequest)
-        return await answer(request, asked, engine.tokenizer.encode(asked.prompt), chatting=False)
+        return await answer(request, asked, await asyncio.to_thread(encoded, asked.prompt), chatting=False)
+
+    def encoded(prompt: str) -> list[int]:
+        """A rendered prompt's tokens; what a template has put in front of it is not put there twice."""
+        begun = bool(engine.tokenizer.bos_token) and prompt.startswith(engine.tokenizer.bos_token)
+        ids: list[int] = engine.tokenizer.encode(prompt, add_special_tokens=not begun)
+        return ids
 
     def check_key(request: Request) -> None:
         if settings.api_key is not None:
@@ -98,17 +106,21 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     async def read(request: Request, form: type[Form]) -> Form:
         check_key(request)
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > settings.most_bytes:
-                raise Refusal(413, f"The request is larger than {settings.most_bytes} bytes; send less.")
+        try:
+            async with asyncio.timeout(settings.seconds):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > settings.most_bytes:
+                        raise Refusal(413, f"The request is larger than {settings.most_bytes} bytes; send less.")
+        except TimeoutError as error:
+            raise Refusal(408, "The request took too long to come; send it faster.") from error
         try:
             asked = form.model_validate(json.loads(body.decode("utf-8")))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the request"
             raise Refusal(400, f"{where}: {first['msg']}.") from error
-        except ValueError as error:  # no UTF-8, or no JSON
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deep
             raise Refusal(400, f"The request is no JSON in UTF-8 ({error}); mend it.") from error
         if asked.model != settings.name:
             raise Refusal(404, f"There is no model {asked.model!r} here; ask for {settings.name!r}.")
@@ -126,9 +138,9 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
                 f"{len(prompt)} prompt tokens and {wanted or 1} of reply exceed the context of {room}; ask for less.",
             )
         tokens = tokens if room is None else min(tokens, room - len(prompt))
-        if not holds_reply_start(prompt, engine.steering.reply_start):
+        if not begins_a_reply(prompt, engine.steering.reply_start):
             raise Refusal(
-                400, "The prompt holds no reply start, so nothing would be steered; use /v1/chat/completions."
+                400, "The prompt's last turn has no reply start, so nothing would be steered; use /v1/chat/completions."
             )
         strength, own = asked.alphasteer.strength, engine.model.generation_config
         sampling = bool(own.do_sample)  # what the request leaves open is as the model's makers wanted it
@@ -137,7 +149,7 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
             prompt,
             tokens,
             emit,
-            temperature,
+            temperature if temperature >= COLDEST else 0.0,
             asked.top_p if asked.top_p is not None else (own.top_p or 1.0) if sampling else 1.0,
             asked.seed,
             tuple(asked.stop or ()),

@@ -1,5 +1,6 @@
 """The model's thread: it takes the requests that wait, and writes their replies in one batch."""
 
+import logging
 import queue
 import threading
 from typing import Any
@@ -92,7 +93,8 @@ class Engine:
     def _run(self, jobs: list[Job]) -> None:
         try:
             self._write(jobs)
-        except Exception as error:  # noqa: BLE001 whatever a batch dies of, its clients must hear and the next must run
+        except Exception as error:  # whatever a batch dies of, its clients must hear and the next must run
+            logging.getLogger(__name__).exception("A batch of %d requests failed.", len(jobs))
             for job in jobs:
                 if job.finish is None:
                     job.emit(error)
@@ -100,6 +102,8 @@ class Engine:
     @torch.inference_mode()
     def _write(self, jobs: list[Job]) -> None:
         filler = filler_token(self.tokenizer)
+        penalty = self.model.generation_config.repetition_penalty or 1.0
+        choosing = _Choosing(jobs, self._attached, self.tokenizer, self._ends, penalty)
         ids, mask = pad([job.prompt for job in jobs], side="left", fill=filler)
         self._attached.strength = torch.tensor([job.strength for job in jobs])
         self.model.generate(
@@ -110,8 +114,9 @@ class Engine:
             temperature=None,
             top_p=None,
             top_k=None,
+            repetition_penalty=None,
             pad_token_id=filler,
-            logits_processor=LogitsProcessorList([_Choosing(jobs, self._attached, self.tokenizer, self._ends)]),
+            logits_processor=LogitsProcessorList([choosing]),
             stopping_criteria=StoppingCriteriaList([_Ended(jobs)]),
         )
 
@@ -119,8 +124,8 @@ class Engine:
 class _Choosing(LogitsProcessor):
     """Chooses every row's token, hands it to its job, and leaves generate no other one."""
 
-    def __init__(self, jobs: list[Job], attached: Attached, tokenizer: Any, ends: set[int]) -> None:
-        self.jobs, self.attached, self.tokenizer, self.ends = jobs, attached, tokenizer, ends
+    def __init__(self, jobs: list[Job], attached: Attached, tokenizer: Any, ends: set[int], penalty: float) -> None:
+        self.jobs, self.attached, self.tokenizer, self.ends, self.penalty = jobs, attached, tokenizer, ends, penalty
         self.first = True
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -129,11 +134,20 @@ class _Choosing(LogitsProcessor):
             self.first = False
         chosen = torch.full_like(scores, float("-inf"))
         for row, job in enumerate(self.jobs):
-            token = job.choose(scores[row]) if job.finish is None else int(scores[row].argmax())
+            token = job.choose(self._penalised(scores[row], job)) if job.finish is None else int(scores[row].argmax())
             chosen[row, token] = 0.0
             if job.finish is None:
                 job.take(token, self.tokenizer, self.ends)
         return chosen
+
+    def _penalised(self, logits: Tensor, job: Job) -> Tensor:
+        """By the model's own repetition penalty (Keskar et al. 2019), of the row's own tokens: fillers are not its."""
+        if self.penalty == 1.0:
+            return logits
+        seen = torch.tensor(sorted({*job.prompt, *job.tokens}), device=logits.device)
+        read, penalised = logits[seen], logits.clone()
+        penalised[seen] = torch.where(read < 0, read * self.penalty, read / self.penalty)
+        return penalised
 
     def _read_gates(self) -> None:
         """Keep what each gate read at the last reply start of each row."""

@@ -16,8 +16,22 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "suffix": ("",),
     "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "top_logprobs": (0,),
+    "prompt_logprobs": (0,),
+    "top_k": (0, -1),
+    "min_p": (0, 0.0),
+    "min_tokens": (0,),
+    "repetition_penalty": (1, 1.0),
+    "ignore_eos": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "vllm_xargs": ({},),
 }
-"""Fields of OpenAI's that would change the reply and are not served, with the values that change nothing."""
+"""Fields of OpenAI's, and of vLLM's beside them, that would change the reply and are not served, with the values that
+change nothing."""
 
 
 def _listed(value: Any) -> Any:
@@ -56,8 +70,8 @@ class Request(BaseModel):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = None
-    seed: int | None = None
+    top_p: Annotated[FiniteFloat, Field(ge=1e-6, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed), Field(max_length=4)] | None = (
         None
     )

@@ -58,7 +58,10 @@ def check_engine(vllm_config: VllmConfig) -> None:
         "pipeline parallelism (--pipeline-parallel-size)": parallel.pipeline_parallel_size > 1,
         "data parallelism (run several engines instead)": parallel.data_parallel_size > 1,
         "context parallelism": parallel.prefill_context_parallel_size > 1 or parallel.decode_context_parallel_size > 1,
-        "micro-batches (--enable-dbo)": parallel.enable_dbo,
+        "micro-batches (--enable-dbo)": parallel.use_ubatching,
+        "adapters (--enable-lora): each makes another model": vllm_config.lora_config is not None,
+        # Connectors know blocks by their tokens, not by the salt that keeps strengths apart.
+        "blocks shared with other engines (--kv-transfer-config)": vllm_config.kv_transfer_config is not None,
         # The first runner does not know, where it prepares a step, what the step before has written.
         "asynchronous scheduling on the first model runner (pass --no-async-scheduling)": scheduler.async_scheduling
         and not vllm_config.use_v2_model_runner,

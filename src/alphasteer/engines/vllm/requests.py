@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alphasteer.engines.vllm.settings import GATES, STRENGTH, ServingConfig
-from alphasteer.steering.positions import holds_reply_start
+from alphasteer.steering.positions import begins_a_reply
 
 
 def problem_of(params: Any, tokens: Sequence[int] | None, marker: Sequence[int], config: ServingConfig) -> str | None:
@@ -26,10 +26,10 @@ def problem_of(params: Any, tokens: Sequence[int] | None, marker: Sequence[int],
         return f"{GATES} must be 1 or 0, not {_wish(params, GATES)!r}."
     if tokens is None:
         return "Steering needs the prompt's tokens; embeddings alone cannot be steered."
-    if not holds_reply_start(tokens, marker):
+    if not begins_a_reply(tokens, marker):
         return (
-            "The prompt holds no reply start, so it would be answered unsteered; use the chat endpoint with the "
-            "model's own chat template, or end the prompt with its generation prompt."
+            "The prompt's last turn has no reply start, so it would be answered unsteered; use the chat endpoint with "
+            "the model's own chat template, or end the prompt with its generation prompt."
         )
     return None
 
@@ -49,7 +49,7 @@ def wants_gates(params: Any) -> bool:
 
 def salted(salt: str | None, params: Any, config: ServingConfig) -> str:
     """The cache salt under which a request's blocks are kept: steering changes what they hold."""
-    return f"{salt or ''}|alphasteer:{config.digest}:{strength_of(params, config):g}"
+    return f"{salt or ''}|alphasteer:{config.digest}:{strength_of(params, config)!r}"
 
 
 def _wish(params: Any, name: str) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from alphasteer.engines.vllm.settings import LOAD_FORMAT, ServingConfig, additional_config
 
 API_KEY = "VLLM_API_KEY"
+GRACE = 30
+"""Seconds in which replies that are being written may end when the server is stopped."""
 
 
 def server_command(
@@ -16,7 +18,8 @@ def server_command(
 
     Args:
         model: a folder, or a name on the Hub.
-        more: arguments handed on to vLLM as they are, such as ``--tensor-parallel-size 2``.
+        more: arguments handed on to vLLM as they are, such as ``--tensor-parallel-size 2``. They come first, so that
+            none of them takes the steering off: of an option given twice, the last counts.
     """
     options = {
         "--model": model,
@@ -29,7 +32,8 @@ def server_command(
     }
     # python -m: the vllm command of the CPU build does not know its own version.
     module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    return [*module, *(part for pair in options.items() for part in pair), "--no-async-scheduling", *more]
+    defaults = ["--no-async-scheduling", "--shutdown-timeout", str(GRACE)]
+    return [*module, *defaults, *more, *(part for pair in options.items() for part in pair)]
 
 
 def server_environment(environment: Mapping[str, str], api_key: str | None) -> dict[str, str]:
