@@ -133,7 +133,8 @@ def test_what_begins_a_prompt_is_not_put_there_twice(serve, monkeypatch):
         return encode(self, text, **options)
 
     monkeypatch.setattr(type(server.engine.tokenizer), "encode", listening)
-    monkeypatch.setattr(server.engine.tokenizer, "bos_token", "<|im_start|>")
+    server.engine.tokenizer = copy.deepcopy(server.engine.tokenizer)
+    server.engine.tokenizer.bos_token = "<|im_start|>"
     for prompt in ("<|im_start|>assistant\n", "x<|im_start|>assistant\n"):
         server.client().completions.create(model="tiny", prompt=prompt, max_tokens=1)
     assert asked == [{"add_special_tokens": False}, {"add_special_tokens": True}]
