@@ -89,8 +89,11 @@ def test_chat_obeys_its_commands_and_keeps_the_conversation(artefact):
         (["fit", "{place}/model", "-o", "{place}/fine.txt/x"], 1, "cannot be written"),
     ],
 )
-def test_errors_are_one_sentence_with_an_exit_code(artefact, place, capsys, monkeypatch, arguments, code, message):
+def test_errors_are_one_sentence_with_an_exit_code(
+    artefact, place, tmp_path, capsys, monkeypatch, arguments, code, message
+):
     filled = [a.format(out=artefact, place=place) for a in arguments]
+    monkeypatch.chdir(tmp_path)  # where a fit's folder goes by default
     monkeypatch.setattr("sys.argv", ["alphasteer", *filled])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SystemExit) as stopped:
