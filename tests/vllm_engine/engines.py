@@ -30,7 +30,7 @@ CHATS = (
     "How do I bake bread?",
 )
 SECOND_TURN = (
-    {"role": "user", "content": "Hi"},
+    {"role": "user", "content": "Good morning, what can you do?"},
     {
         "role": "assistant",
         "content": "Hello! I can tell you about goats, bears, maps, bread and rain. What shall it be?",
