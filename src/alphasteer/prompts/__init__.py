@@ -5,6 +5,7 @@
 
 from alphasteer.prompts.batching import batches_by_tokens, pad, tracked_batches
 from alphasteer.prompts.chat import ChatTemplate, common_prefix_length
+from alphasteer.prompts.contexts import Place, in_contexts
 from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet, union, without_shared
 from alphasteer.prompts.sources import Columns, read_prompts
 from alphasteer.prompts.starter import starter_prompts
@@ -13,10 +14,12 @@ __all__ = [
     "ChatTemplate",
     "Columns",
     "Message",
+    "Place",
     "Prompt",
     "PromptSet",
     "batches_by_tokens",
     "common_prefix_length",
+    "in_contexts",
     "pad",
     "read_prompts",
     "starter_prompts",

@@ -54,6 +54,17 @@ class ChatTemplate:
                 )
         return rendered
 
+    def takes_system(self) -> bool:
+        """Whether the template has a place for a system prompt; some raise, others leave it out."""
+        from jinja2 import TemplateError
+
+        user = {"role": "user", "content": "Hello"}
+        try:
+            two = [self._ids([{"role": "system", "content": text}, user], True) for text in ("Be brief.", "Be kind.")]
+        except TemplateError:
+            return False
+        return two[0] != two[1]
+
     @property
     def digest(self) -> str:
         """SHA-256 of the template's text."""

@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable
 from importlib.resources import files
 from string import ascii_lowercase, ascii_uppercase
+from typing import Any
 
 from alphasteer.errors import PromptError
-from alphasteer.prompts.prompt_set import Prompt, PromptSet
+from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet
 
 KINDS = ("benign", "borderline", "harmful", "jailbreak")
 SPLITS = ("fit", "validation", "test")
@@ -53,7 +54,12 @@ def starter_prompts(kind: str, split: str | None = None) -> PromptSet:
     return PromptSet.of(chosen, name=f"starter:{kind}" + (f"@{split}" if split else ""))
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def starter_contexts(split: str) -> list[tuple[Message, ...]]:
+    """Turns that may stand before a prompt, of one split: a system prompt, or what a user asked and was told."""
+    return [tuple(row["messages"]) for row in _rows("contexts") if row["split"] == split]
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
     text = files(__package__).joinpath(f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 

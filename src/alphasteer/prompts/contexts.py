@@ -1,0 +1,43 @@
+"""Chats in which prompts stand: a system prompt, an exchange before. A gate that never saw one reads it wrongly."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from alphasteer.prompts.chat import ChatTemplate
+from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet
+from alphasteer.prompts.starter import starter_contexts
+
+Place = Callable[[PromptSet, str], PromptSet]
+"""Puts the prompts of a set into the contexts of a split."""
+
+
+def in_contexts(template: ChatTemplate, seed: int) -> Place:
+    """Half of the prompts stay alone, a quarter follows a system prompt, a quarter an exchange, half of these both.
+
+    Each prompt's context is drawn by a digest of its text and the seed, so that adding prompts changes no other one.
+    Chats that come with turns of their own stay as they are, and so does all where a template takes no system prompt
+    but for the exchanges.
+    """
+    takes_system = template.takes_system()
+
+    def placed(prompts: PromptSet, split: str) -> PromptSet:
+        contexts = starter_contexts(split)
+        systems = [turns for turns in contexts if turns[0]["role"] == "system"] if takes_system else []
+        exchanges = [turns for turns in contexts if turns[0]["role"] != "system"]
+
+        def in_context(prompt: Prompt) -> Prompt:
+            if len(prompt.messages) > 1:
+                return prompt
+            draw = hashlib.sha256(f"{seed}:{prompt.key}".encode()).digest()
+            system = _drawn(systems, draw[1]) if draw[0] % 4 == 1 or draw[0] % 8 == 2 else ()
+            exchange = _drawn(exchanges, draw[2]) if draw[0] % 4 == 2 else ()
+            return replace(prompt, messages=(*system, *exchange, *prompt.messages))
+
+        return PromptSet(prompts.name, tuple(map(in_context, prompts)), prompts.dropped)
+
+    return placed
+
+
+def _drawn(contexts: Sequence[tuple[Message, ...]], number: int) -> tuple[Message, ...]:
+    return contexts[number % len(contexts)] if contexts else ()
