@@ -231,6 +231,15 @@ def test_sources_of_one_name_are_told_apart(model):
     assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
 
 
+def test_fit_prompts_may_stand_in_chats():
+    roomy = tiny_model("Llama", max_position_embeddings=4096)
+    chats = run(roomy, settings=QUICK.model_copy(update={"contexts": True}))
+    assert chats.digest != run(roomy).digest
+    sources = chats.record["prompts"]["benign"]["b"]
+    assert sources["fit"] + sources["held_out"] == len(BENIGN)
+    assert sources["digest"] != PromptSet.of(BENIGN).digest, "a prompt in a chat is another prompt"
+
+
 def test_a_name_on_both_sides_is_not_taken_for_one_source(model):
     """What one side's prompts read was once taken for the other's, and the gate fitted on malicious ones alone."""
     same = fit(model, tiny_tokenizer(), PromptSet.of(BENIGN), PromptSet.of(HARMFUL), settings=QUICK)
