@@ -202,8 +202,8 @@ function showRoc(scores) {
   const safety = names.filter((name) => results.suites[name].kind === "safety");
   at("roc").replaceChildren();
   if (!harmless.length || !safety.length) return;
-  const labels = { x: (v) => percent(v, 0), y: (v) => percent(v, 0), below: "harmless prompts above a threshold; upwards malicious ones" };
-  const { svg, x, y } = ruled(420, 320, [50, 15, 45], [0, 1], [0, 1], labels, "ROC curves of the gate by suite");
+  const labels = { x: (v) => percent(v, 0), y: (v) => percent(v, 0), below: "harmless prompts above any one threshold; upwards malicious ones" };
+  const { svg, x, y } = ruled(640, 300, [60, 20, 45], [0, 1], [0, 1], labels, "ROC curves of the gate by suite");
   for (const name of safety) svg.append(drawn("path", { class: "curve", stroke: suiteColour(name), d: path(rocPoints(harmless, scores[name]).map(([a, b]) => [x(a), y(b)])) }));
   at("roc").append(svg, keys(safety));
 }
