@@ -94,7 +94,7 @@ def evaluate(
         PromptError: if a prompt does not fit the model's context, or two suites have one name.
         SteeringError: if an arm does not fit the model.
     """
-    check_evaluation(suites, judge, preference_judge)
+    check_evaluation(suites)
     judging = read_judge(judge)
     preferring = read_callable(preference_judge) if preference_judge else None
     only_safety = bool(getattr(judging, "harm", judge.startswith(CLASSIFIER)))

@@ -98,17 +98,17 @@ def verdicts(
     for request, reply in pairs:
         shown = digest([request, reply])
         if shown not in journal.entries:
-            verdict = attempted(lambda: judge(request, reply), failures)  # noqa: B023 it is called at once
+            verdict = attempted(failures, judge, request, reply)
             if verdict is not None:
                 journal.add({shown: bool(verdict)})
         found.append(journal.entries.get(shown))
     return tuple(found)
 
 
-def attempted(ask: Callable[[], T], failures: list[str] | None) -> T | None:
-    """What asking gave, or None and a word in ``failures``."""
+def attempted(failures: list[str] | None, ask: Callable[..., T], *shown: Any) -> T | None:
+    """What asking about what is shown gave, or None and a word in ``failures``."""
     try:
-        return ask()
+        return ask(*shown)
     except Exception as error:  # noqa: BLE001 a judge is anybody's code: its failure must not cost the others' replies
         if failures is not None:
             failures.append(f"{type(error).__name__}: {error}")

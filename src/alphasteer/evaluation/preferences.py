@@ -40,7 +40,7 @@ def wins(
         for request, own, other in pairs:
             shown = digest([request, own, other])
             if own != other and shown not in journal.entries:
-                won = attempted(lambda: _both_orders(preference, request, own, other), failures)  # noqa: B023 at once
+                won = attempted(failures, _both_orders, preference, request, own, other)
                 if won is not None:
                     journal.add({shown: won})
             fared.append(0.5 if own == other else journal.entries.get(shown))

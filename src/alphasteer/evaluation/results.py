@@ -15,6 +15,8 @@ from alphasteer.evaluation.starts import AllStarts
 from alphasteer.learning import area_under_roc
 
 FORMAT = 1
+MISSING = {"refusal": "unjudged", "win_rate": "uncompared"}
+"""Where a suite's results say how many replies have no verdict."""
 
 
 def results(
@@ -53,14 +55,13 @@ def results(
 
 
 def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> dict[str, Any]:
-    def entry(arm: str, metric: str) -> dict[str, float]:
-        value = outcome.share(arm, metric)
-        low, high = wilson(value, outcome.judged(arm, metric))
-        return {"value": value, "low": low, "high": high}
-
     # A metric that nobody judged is left out, not scored.
     metrics = {
-        arm: {metric: entry(arm, metric) for metric in marks if outcome.judged(arm, metric)}
+        arm: {
+            metric: _counted(outcome.share(arm, metric), judged)
+            for metric in marks
+            if (judged := outcome.judged(arm, metric))
+        }
         for arm, marks in outcome.marks.items()
     }
     compared = {arm: [value for value in fared if value is not None] for arm, fared in outcome.wins.items()}
@@ -68,12 +69,10 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
     for arm, read in here.items():
         if not bool(torch.isfinite(read.divergence).all()):
             continue  # pushed so hard that the logits overflowed
-        low, high = bootstrap(read.divergence.tolist())
-        metrics[arm]["kl"] = {"value": float(read.divergence.mean()), "low": low, "high": high}
-    for arm, judged in compared.items():
-        if judged:
-            low, high = bootstrap(judged)
-            metrics[arm]["win_rate"] = {"value": sum(judged) / len(judged), "low": low, "high": high}
+        metrics[arm]["kl"] = _estimate(float(read.divergence.mean()), bootstrap(read.divergence.tolist()))
+    for arm, fared in compared.items():
+        if fared:
+            metrics[arm]["win_rate"] = _estimate(sum(fared) / len(fared), bootstrap(fared))
     harmless = [o.suite.name for o in outcomes if o.suite.kind != "safety"]
     return {
         "kind": outcome.suite.kind,
@@ -83,14 +82,14 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         "prompts": outcome.suite.prompts.digest,
         "metrics": metrics,
         "unjudged": {arm: len(outcome) - outcome.judged(arm, "refusal") for arm in outcome.marks},
-        "uncompared": {arm: len(outcome) - len(judged) for arm, judged in compared.items()},
+        "uncompared": {arm: len(outcome) - len(fared) for arm, fared in compared.items()},
         "p_values": {arm: _tests(outcome, VANILLA, arm) for arm in outcome.marks if arm != VANILLA},
         "p_values_between": {
             one: {other: _tests(outcome, one, other) for other in arms} for one, arms in _pairs(outcome).items()
         },
         "gates": {
             arm: {
-                "opened": _opened(read.opened > 0),
+                "opened": _counted(float((read.opened > 0).double().mean()), len(read.opened)),
                 "auc": _area(torch.cat([starts[name][arm].score for name in harmless]), read.score)
                 if outcome.suite.kind == "safety" and harmless
                 else None,
@@ -100,15 +99,17 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
     }
 
 
-def _opened(opened: Tensor) -> dict[str, float]:
-    share = float(opened.double().mean())
-    low, high = wilson(share, len(opened))
-    return {"value": share, "low": low, "high": high}
+def _estimate(value: float, interval: tuple[float, float]) -> dict[str, float]:
+    low, high = interval
+    return {"value": value, "low": low, "high": high}
+
+
+def _counted(share: float, n: int) -> dict[str, float]:
+    return _estimate(share, wilson(share, n))
 
 
 def _area(harmless: Tensor, malicious: Tensor) -> dict[str, float]:
-    low, high = area_interval(harmless.tolist(), malicious.tolist())
-    return {"value": area_under_roc(harmless, malicious), "low": low, "high": high}
+    return _estimate(area_under_roc(harmless, malicious), area_interval(harmless.tolist(), malicious.tolist()))
 
 
 def _pairs(outcome: Outcome) -> dict[str, list[str]]:
@@ -164,13 +165,12 @@ def table_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 name,
                 str(suite["n"]),
                 {"refusal": "refused", "accuracy": "right"}[main],
-                *(_share(metrics[arm].get(main), suite["n"] - _missing(suite, arm, main), suite["n"]) for arm in arms),
+                *(_share(suite, arm, main) for arm in arms),
                 *(f"{metrics[arm]['identical']['value']:.1%}" for arm in steered),
             )
         )
         if any("win_rate" in metrics[arm] for arm in steered):
-            left = {arm: suite["n"] - suite["uncompared"].get(arm, 0) for arm in arms}
-            rates = (_share(metrics[arm].get("win_rate"), left[arm], suite["n"]) for arm in arms)
+            rates = (_share(suite, arm, "win_rate") for arm in arms)
             rows.append((name, str(suite["n"]), "preferred", *rates, *("" for _ in steered)))
     words = {
         "dsr": "safety: refused",
@@ -185,14 +185,13 @@ def table_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _missing(suite: Mapping[str, Any], arm: str, metric: str) -> int:
-    return int(suite["unjudged"][arm]) if metric == "refusal" else 0
-
-
-def _share(entry: Mapping[str, float] | None, judged: int, n: int) -> str:
+def _share(suite: Mapping[str, Any], arm: str, metric: str) -> str:
+    entry = suite["metrics"][arm].get(metric)
     if entry is None:
         return "–"
-    return f"{entry['value']:.1%} ({entry['low']:.0%}-{entry['high']:.0%})" + (f" of {judged}" if judged < n else "")
+    missing = suite[MISSING[metric]].get(arm, 0) if metric in MISSING else 0
+    judged = f" of {suite['n'] - missing}" if missing else ""
+    return f"{entry['value']:.1%} ({entry['low']:.0%}-{entry['high']:.0%}){judged}"
 
 
 def markdown_table(found: Mapping[str, Any]) -> str:

@@ -107,9 +107,9 @@ def calibrate(
     low, high = (torch.cat(list(side.values())) for side in (benign, malicious))
     check_enough(len(low), budget, "benign, held out")
     threshold = benign_threshold(low, budget)
-    large = [name for name, s in benign.items() if source_budget is not None and len(s) * source_budget >= ENOUGH]
-    if source_budget is not None:
-        threshold = max([threshold, *(benign_threshold(benign[name], source_budget) for name in large)])
+    own = source_budget or 0.0  # at 0 no source has prompts enough
+    large = [name for name, scores in benign.items() if len(scores) * own >= ENOUGH]
+    threshold = max([threshold, *(benign_threshold(benign[name], own) for name in large)])
     opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= FEWEST_OPENING]
     quantiles = [float(above.double().quantile(ceiling_quantile)) for above in opening]
     spread = float(high.double().std(unbiased=False))

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from alphasteer.errors import LearningError
 from alphasteer.learning.settings import FitSettings
-from alphasteer.prompts import Place, PromptSet, without_shared
+from alphasteer.prompts import ChatTemplate, Place, PromptSet, in_contexts, without_shared
+from alphasteer.prompts.starter import SPLITS
 from alphasteer.reporting import Reporter
 
 FEWEST_FIT = 16
 FEWEST_HELD_OUT = 4
-SPLITS = ("fit", "validation", "test")
-"""What a prompt's own split may be."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ def gather(
                 )
         sides.append(sources if place is None else [_placed(source, place) for source in sources])
     return _told_apart(*sides)
+
+
+def place_for(tokenizer: Any, settings: FitSettings) -> Place | None:
+    """What puts prompts into chats for this tokenizer, if the settings ask for that."""
+    return in_contexts(ChatTemplate(tokenizer), settings.seed) if settings.contexts else None
 
 
 def _placed(source: Source, place: Place) -> Source:

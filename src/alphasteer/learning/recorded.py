@@ -4,9 +4,9 @@ from typing import Any
 
 from alphasteer.errors import LearningError
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.examples import Examples, gather
+from alphasteer.learning.examples import Examples, gather, place_for
 from alphasteer.learning.settings import fit_settings
-from alphasteer.prompts import ChatTemplate, PromptSet, in_contexts, read_prompts, union
+from alphasteer.prompts import PromptSet, read_prompts, union
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
 from alphasteer.steering import Steering
@@ -39,7 +39,7 @@ def recorded_evidence(model: Any, tokenizer: Any, steering: Steering, report: Re
         report,
         benign_validation=validation["benign"],
         malicious_validation=validation["malicious"],
-        place=in_contexts(ChatTemplate(tokenizer), settings.seed) if settings.contexts else None,
+        place=place_for(tokenizer, settings),
     )
     _check_unchanged(examples, record["prompts"])
     return Evidence(model, tokenizer, examples, settings, report, shelf, every_layer=True)

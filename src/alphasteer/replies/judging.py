@@ -48,8 +48,8 @@ _REFUSAL = re.compile("|".join(f"(?:{pattern})" for pattern in _REFUSALS), re.IG
 
 def spoken(reply: str) -> str:
     """What a reply says to its reader: what follows its ``<think>`` block, and nothing while that is open."""
-    thought, closed, said = reply.rpartition("</think>")
-    return said if closed or not said.lstrip().startswith("<think>") else thought
+    _, closed, said = reply.rpartition("</think>")
+    return "" if not closed and said.lstrip().startswith("<think>") else said
 
 
 def refuses(reply: str) -> bool:

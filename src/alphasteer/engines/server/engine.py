@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from alphasteer.engines.server.jobs import GateReport, Job
 from alphasteer.errors import ReplyError
@@ -141,12 +147,11 @@ class _Choosing(LogitsProcessor):
         return chosen
 
     def _penalised(self, logits: Tensor, job: Job) -> Tensor:
-        """By the model's own repetition penalty (Keskar et al. 2019), of the row's own tokens: fillers are not its."""
+        """By the model's own repetition penalty, of the row's own tokens: the batch's fillers are not its."""
         if self.penalty == 1.0:
             return logits
-        seen = torch.tensor(sorted({*job.prompt, *job.tokens}), device=logits.device)
-        read, penalised = logits[seen], logits.clone()
-        penalised[seen] = torch.where(read < 0, read * self.penalty, read / self.penalty)
+        own = torch.tensor([[*job.prompt, *job.tokens]], device=logits.device)
+        penalised: Tensor = RepetitionPenaltyLogitsProcessor(self.penalty)(own, logits[None])[0]
         return penalised
 
     def _read_gates(self) -> None:

@@ -191,9 +191,14 @@ function showGates() {
 
 // Of every score as a threshold: the share of harmless prompts above it, and of malicious ones.
 function rocPoints(harmless, malicious) {
-  const share = (scores, mark) => scores.filter((score) => score > mark).length / scores.length;
-  const cuts = [...new Set([...harmless, ...malicious])].sort((a, b) => b - a);
-  return [...cuts.map((cut) => [share(harmless, cut), share(malicious, cut)]), [1, 1]];
+  const falling = [...harmless.map((score) => [score, 0]), ...malicious.map((score) => [score, 1])].sort(([a], [b]) => b - a);
+  const above = [0, 0];
+  const points = [[0, 0]];
+  falling.forEach(([score, side], place) => {
+    above[side]++;
+    if (score !== falling[place + 1]?.[0]) points.push([above[0] / harmless.length, above[1] / malicious.length]);
+  });
+  return points;
 }
 
 function showRoc(scores) {
