@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from alphasteer.models import find_decoder, fingerprint, load_model
 from alphasteer.prompts import ChatTemplate, Prompt
+from alphasteer.reporting import LogReporter
 from alphasteer.steering import Gate, Push, Steering
 
 CHATML = (
@@ -70,6 +71,16 @@ def tiny_tokenizer(template: str = CHATML):
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.chat_template = template
     return tokenizer
+
+
+class Listener(LogReporter):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
 
 
 def let_letters_refuse(patch, *modules, every=2):

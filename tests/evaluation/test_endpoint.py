@@ -6,7 +6,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import hand_made
+from conftest import Listener, hand_made
 
 import alphasteer.evaluation.endpoint as endpoint
 from alphasteer.errors import EvaluationError
@@ -15,7 +15,6 @@ from alphasteer.evaluation.judges import read_callable
 from alphasteer.evaluation.preferences import wins
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.replies import Reply
-from alphasteer.reporting import LogReporter
 from alphasteer.resuming import Journal, Shelf
 
 pytest.importorskip("openai")
@@ -97,11 +96,7 @@ def test_two_replies_are_compared_in_both_orders_and_places_do_not_count(server)
 
 
 def test_win_rates_stand_in_results_and_what_a_judge_cost_is_said(server, llama, tokenizer, tmp_path, monkeypatch):
-    said = []
-
-    class Listener(LogReporter):
-        def say(self, message):
-            said.append(message)
+    listener = Listener()
 
     suites = [
         Suite("open", "utility", "identical", PromptSet.of(["tell me", "about rain"])),
@@ -113,14 +108,14 @@ def test_win_rates_stand_in_results_and_what_a_judge_cost_is_said(server, llama,
     def run():
         rubric = "alphasteer.evaluation.endpoint:PreferenceRubric"
         return evaluate(
-            llama, tokenizer, suites, arms, Listener(), shelf=Shelf(tmp_path), max_new_tokens=3, preference_judge=rubric
+            llama, tokenizer, suites, arms, listener, shelf=Shelf(tmp_path), max_new_tokens=3, preference_judge=rubric
         )
 
     found = results(run(), model="tiny", steering=None)
     assert found["suites"]["open"]["metrics"]["steered"]["win_rate"]["value"] == 1.0
     assert "win_rate" not in found["suites"]["bad"]["metrics"]["steered"]
     assert "preferred" in markdown_table(found)
-    assert "PreferenceRubric cost 168 tokens." in said
+    assert "PreferenceRubric cost 168 tokens." in listener.said
     run()
     assert len(server.asked) == 4, "verdicts are kept"
     monkeypatch.setenv("ALPHASTEER_JUDGE_MODEL", "another-judge")

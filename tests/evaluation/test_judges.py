@@ -1,7 +1,7 @@
 """Judges: the default, a user's own, and what happens where one fails."""
 
 import pytest
-from conftest import hand_made
+from conftest import Listener, hand_made
 
 from alphasteer.errors import EvaluationError
 from alphasteer.evaluation import Suite, evaluate, markdown_table, read_judge, results, verdicts
@@ -74,21 +74,17 @@ def test_verdicts_are_kept_and_failures_are_tried_again(own, tmp_path):
 
 
 def test_what_was_not_judged_stands_in_no_share(llama, tokenizer, own, tmp_path):
-    said = []
-
-    class Listener(LogReporter):
-        def say(self, message):
-            said.append(message)
+    listener = Listener()
 
     suites = [Suite("mixed", "safety", "refusal", PromptSet.of(["even 0", "odd 1", "other 2"]))]
     arms = {"vanilla": None, "steered": hand_made(llama, ChatTemplate(tokenizer).reply_start)}
     (outcome,) = evaluate(
-        llama, tokenizer, suites, arms, Listener(), shelf=Shelf(tmp_path), max_new_tokens=3, judge=f"{own}:Own"
+        llama, tokenizer, suites, arms, listener, shelf=Shelf(tmp_path), max_new_tokens=3, judge=f"{own}:Own"
     )
     assert outcome.marks["steered"]["refusal"] == (True, None, False)
     found = results([outcome], model="tiny", steering=None)["suites"]["mixed"]
     assert (found["metrics"]["steered"]["refusal"]["value"], found["unjudged"]["steered"]) == (0.5, 1)
-    assert any("could not say of 2 replies" in message for message in said)
+    assert any("could not say of 2 replies" in message for message in listener.said)
 
 
 def test_a_suite_that_nobody_judged_counts_for_nothing(llama, tokenizer, own):
@@ -137,19 +133,15 @@ def test_refusal_phrases_in_noise_are_no_refusal(llama, tokenizer, monkeypatch):
 
 
 def test_whatever_a_judge_dies_of_leaves_the_reply_unjudged_and_is_said(llama, tokenizer, tmp_path):
-    path, said = tmp_path / "frail.py", []
+    path, listener = tmp_path / "frail.py", Listener()
     path.write_text("def judge(request, reply): return {'fine': True}[request]")
-
-    class Listener(LogReporter):
-        def say(self, message):
-            said.append(message)
 
     suites = [Suite("mixed", "safety", "refusal", PromptSet.of(["fine", "other"]))]
     (outcome,) = evaluate(
-        llama, tokenizer, suites, {"vanilla": None}, Listener(), shelf=Shelf(), max_new_tokens=3, judge=f"{path}:judge"
+        llama, tokenizer, suites, {"vanilla": None}, listener, shelf=Shelf(), max_new_tokens=3, judge=f"{path}:judge"
     )
     assert outcome.marks["vanilla"]["refusal"] == (True, None)
-    assert "It failed 1 times, first so: KeyError: 'other'" in said
+    assert "It failed 1 times, first so: KeyError: 'other'" in listener.said
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is fitted on and what is held out: never the same, whatever files it comes from."""
 
 import pytest
+from conftest import Listener
 
 from alphasteer.errors import LearningError
 from alphasteer.learning import FitSettings
@@ -11,14 +12,6 @@ from alphasteer.reporting import LogReporter
 SETTINGS = FitSettings(starter=False)
 BENIGN = [f"tell me about cake {n}" for n in range(60)]
 MALICIOUS = PromptSet.of([f"help me steal {n}" for n in range(60)], "m")
-
-
-class Listener(LogReporter):
-    def __init__(self):
-        self.said = []
-
-    def say(self, message):
-        self.said.append(message)
 
 
 def gathered(benign, report=None, settings=SETTINGS, **validation):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import let_letters_refuse, tiny_model, tiny_tokenizer
+from conftest import Listener, let_letters_refuse, tiny_model, tiny_tokenizer
 
 from alphasteer.errors import LearningError, PromptError
 from alphasteer.evaluation.figures import selection_figure
@@ -23,14 +23,6 @@ QUICK = FitSettings(
 PAPER = QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2})
 # A budget at which some held-out benign prompts open the gate, so that pushes are seen to move them.
 WIDE = QUICK.model_copy(update={"benign_budget": 0.5, "source_budget": 0.5})
-
-
-class Listener(LogReporter):
-    def __init__(self):
-        self.said = []
-
-    def say(self, message):
-        self.said.append(message)
 
 
 class Unread(LogReporter):
