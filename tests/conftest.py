@@ -1,4 +1,6 @@
-"""Tiny random models of many architectures, a tiny chat tokenizer, and steerings made by hand."""
+"""Tiny random models of many architectures, a tiny chat tokenizer, steerings made by hand, and a browser."""
+
+import shutil
 
 import pytest
 import torch
@@ -43,6 +45,7 @@ ARCHITECTURES = {
     "Mixtral": _EXPERTS,
     "Qwen3Moe": {**_EXPERTS, "head_dim": 8},
 }
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 CAUSAL_LM = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel"}
 
 
@@ -152,3 +155,31 @@ def steered_parts(steered_folder):
     """Model, tokenizer and steering, to reckon by hand what a harness should find."""
     model, tokenizer = load_model(str(steered_folder.parent / "model"), "cpu", "float32")
     return model, tokenizer, Steering.from_pretrained(steered_folder)
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def sides_of_the_page(browser, url, words, *, meters):
+    """The replies, steered and unsteered, that a server's page shows to words typed on a phone."""
+    tab, errors = browser.new_page(viewport={"width": 400, "height": 800}), []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(url)
+    tab.wait_for_function("document.getElementById('model').textContent")
+    tab.fill("#words", words)
+    tab.press("#words", "Enter")
+    tab.wait_for_function(
+        f"!document.getElementById('send').disabled && document.querySelectorAll('meter').length == {meters}"
+    )
+    assert tab.locator(".turn > p").inner_text() == words, "as it was typed: no markup"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
+    assert errors == []
+    return tab.locator(".side .text").all_inner_texts()

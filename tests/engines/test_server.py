@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import copy
 import json
-import shutil
 import socket
 import threading
 import time
@@ -12,6 +11,7 @@ import time
 import httpx
 import pytest
 import torch
+from conftest import sides_of_the_page
 
 from alphasteer.engines.server import Engine, ServerSettings, build_app
 from alphasteer.engines.server.app import _coming
@@ -24,7 +24,6 @@ uvicorn = pytest.importorskip("uvicorn")
 openai = pytest.importorskip("openai")
 
 TEXTS = [f"tell me about {thing} {'and more ' * n}" for n, thing in enumerate(("rain", "cake", "law", "sea"))]
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Running:
@@ -361,29 +360,10 @@ def test_stopping_takes_the_steering_off(steered_parts):
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-def test_the_page_chats_side_by_side_with_gate_meters(serve, steered_parts):
-    playwright = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
+def test_the_page_chats_side_by_side_with_gate_meters(serve, browser):
     server = serve(allow_strength=True, most_tokens=8)
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 400, "height": 800})
-        errors = []
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.goto(server.url)
-        tab.fill("#words", "hi <b>there</b>")
-        tab.press("#words", "Enter")
-        tab.wait_for_function(
-            "!document.getElementById('send').disabled && document.querySelectorAll('meter').length == 2"
-        )
-        sides = tab.locator(".side .text").all_inner_texts()
-        assert len(sides) == 2
-        assert sides[0] != sides[1]
-        assert tab.locator(".turn b").count() == 0
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 400
-        assert errors == []
-        browser.close()
+    steered, unsteered = sides_of_the_page(browser, server.url, "hi <b>there</b>", meters=2)
+    assert steered != unsteered
 
 
 def test_other_models_are_not_confused(steered_parts):

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alphasteer.engines.vllm.batches import StepFiller, reply_starts
+from alphasteer.engines.vllm.front import Limits
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_layers, steer_layers
 from alphasteer.engines.vllm.plugin import wrap
-from alphasteer.engines.vllm.requests import problem_of, salted, strength_of
+from alphasteer.engines.vllm.requests import bound, problem_of, salted, strength_of
 from alphasteer.engines.vllm.second_runner import SecondStepFiller
 from alphasteer.engines.vllm.serving import server_command, server_environment
 from alphasteer.engines.vllm.settings import (
@@ -362,9 +363,12 @@ def test_the_server_s_process_gets_what_steering_needs_and_keeps_the_key_out_of_
     assert "--no-async-scheduling" in arguments
     assert "--shutdown-timeout" in arguments
     assert arguments[arguments.index("--seed") + 1] == "3"
-    environment = server_environment({"HOME": "/h"}, "secret-key")
-    assert environment == {"HOME": "/h", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_API_KEY": "secret-key"}
-    assert server_environment({"VLLM_USE_V2_MODEL_RUNNER": "1"}, None) == {"VLLM_USE_V2_MODEL_RUNNER": "1"}
+    assert arguments[arguments.index("--middleware") + 1] == "alphasteer.engines.vllm.front.Front"
+    environment = server_environment({"HOME": "/h"}, "secret-key", Limits(seconds=7))
+    limits = {"ALPHASTEER_LIMITS": '{"most_bytes":1048576,"seconds":7.0}'}
+    assert environment == {"HOME": "/h", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_API_KEY": "secret-key", **limits}
+    second = server_environment({"VLLM_USE_V2_MODEL_RUNNER": "1"}, None, Limits(seconds=7))
+    assert second == {"VLLM_USE_V2_MODEL_RUNNER": "1", **limits}
     assert "secret-key" not in " ".join(arguments)
 
 
@@ -376,6 +380,16 @@ def test_nothing_that_is_handed_on_takes_the_steering_off():
     assert [arguments[place + 1] for place in places] == ["auto", "alphasteer"]
     assert arguments.index("--additional-config") > arguments.index("--additional-config={}")
     assert arguments.index("--async-scheduling") > arguments.index("--no-async-scheduling"), "which may be chosen"
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "found"), [(None, None, None), (50, None, 50), (None, 8, 8), (50, 8, 8), (5, 8, 5)]
+)
+def test_replies_are_no_longer_than_the_operator_wants(asked, most, found):
+    params = SimpleNamespace(max_tokens=asked)
+    bound(params, CLOSED.model_copy(update={"most_tokens": most}))
+    assert params.max_tokens == found
+    bound(SimpleNamespace(), CLOSED.model_copy(update={"most_tokens": 8}))  # pooling
 
 
 def test_salts_tell_any_two_strengths_apart():

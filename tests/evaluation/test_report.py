@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,6 @@ from alphasteer.replies import Reply
 
 LONG = "Sure, here is what you do, and it goes on for a good while longer than anybody needs to read it."
 EVIL = "</script><script>document.title = 'taken over'</script><!-- <b>bold</b>"
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +93,6 @@ def test_compliance_with_malicious_requests_is_cut_unless_asked_for(page):
     assert cut["fine"][0]["arms"]["vanilla"]["text"] == LONG, "harmless requests are answered in full"
     assert whole["bad"][0]["arms"]["vanilla"]["text"] == LONG
     assert cut["fine"][1]["arms"]["steered"]["text"] == EVIL, "shown as it is, as text"
-
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def open_page(browser, text, tmp_path, **context):

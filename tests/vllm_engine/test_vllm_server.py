@@ -12,6 +12,7 @@ import time
 import httpx
 import pytest
 import torch
+from conftest import sides_of_the_page
 from engines import CHATS, save_steering
 
 from alphasteer.engines.vllm.settings import GATES, STRENGTH
@@ -29,6 +30,7 @@ SECONDS = float(os.environ.get("ALPHASTEER_LONG", "20"))
 RUN = "from alphasteer.cli.main import main; main()"
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 TOKENS = 12
+MOST_TOKENS, MOST_BYTES = 256, 65536
 
 pytestmark = pytest.mark.real_model
 
@@ -41,7 +43,8 @@ class Served:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = ["serve", str(folder), "--engine", "vllm", "--name", "small", "--port", str(self.port)]
-        options = ["--dtype", "float32", "--allow-strength", "--batch", "8", "--", "--enforce-eager"]
+        options = ["--dtype", "float32", "--allow-strength", "--batch", "8", "--max-tokens", str(MOST_TOKENS)]
+        options += ["--max-bytes", str(MOST_BYTES), "--", "--enforce-eager"]
         options += ["--max-model-len", "512", "--max-num-batched-tokens", "64"]
         self.log = log
         with log.open("w") as output:
@@ -117,6 +120,51 @@ def test_whole_and_in_a_stream(served, alone):
     assert chunks[-1].usage.completion_tokens <= TOKENS
 
 
+def test_the_field_of_the_small_server_is_understood(served, alone):
+    chat = next(chat for chat in CHATS if alone[chat, 1.5] not in (alone[chat, 1.0], alone[chat, 0.0]))
+    asked = {"model": "small", "messages": [{"role": "user", "content": chat}], "max_tokens": TOKENS, "temperature": 0}
+    extra = {"alphasteer": {"strength": 1.5, "gates": True}}
+    whole = served.client.chat.completions.create(**asked, extra_body=extra)
+    assert text_of(whole) == alone[chat, 1.5]
+    assert whole.alphasteer["strength"] == 1.5
+    chunks = list(served.client.chat.completions.create(**asked, stream=True, extra_body=extra))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == alone[chat, 1.5]
+    assert [c.alphasteer for c in chunks if hasattr(c, "alphasteer")] == [whole.alphasteer]
+    (model,) = served.client.models.list().data
+    assert model.alphasteer["allow_strength"] is True
+    assert len(model.alphasteer["gates"]) == len(whole.alphasteer["gates"])
+
+
+def test_completions_tell_too(served, parts):
+    _, tokenizer, _, _ = parts
+    chat = [{"role": "user", "content": CHATS[2]}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    asked = {"model": "small", "prompt": prompt, "max_tokens": 3, "temperature": 0}
+    whole = served.client.completions.create(**asked, extra_body={"alphasteer": {"gates": True}})
+    chunks = list(served.client.completions.create(**asked, stream=True, extra_body={"alphasteer": {"gates": True}}))
+    assert "".join(c.choices[0].text for c in chunks) == whole.choices[0].text
+    assert [c.alphasteer for c in chunks if hasattr(c, "alphasteer")] == [whole.alphasteer]
+    assert len(whole.alphasteer["gates"]) == 2
+
+
+def test_the_page_chats_side_by_side_with_gate_meters(served, browser):
+    steered, unsteered = sides_of_the_page(browser, served.url, CHATS[2], meters=4)
+    assert steered
+    assert unsteered
+    assert steered != unsteered
+
+
+def test_what_the_operator_bounds_is_bounded(served):
+    chat = [{"role": "user", "content": CHATS[2]}]
+    reply = served.client.chat.completions.create(
+        model="small", messages=chat, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert reply.usage.completion_tokens == MOST_TOKENS
+    body = {"model": "small", "messages": [{"role": "user", "content": "x" * MOST_BYTES}]}
+    refused = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
+    assert refused.status_code == 413
+
+
 def test_what_the_gates_read_is_told_to_who_asks_and_counted_for_everyone(served, parts):
     model, tokenizer, steering, _ = parts
     (ids,) = ChatTemplate(tokenizer).render_all([Prompt.of(CHATS[2])])
@@ -125,7 +173,8 @@ def test_what_the_gates_read_is_told_to_who_asks_and_counted_for_everyone(served
         expected = attached.last_gates
     body = {"model": "small", "messages": [{"role": "user", "content": CHATS[2]}], "max_tokens": 3, "temperature": 0}
     answer = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "vllm_xargs": {GATES: 1}}, timeout=60).json()
-    told = answer["kv_transfer_params"]["alphasteer"]
+    told = answer["alphasteer"]
+    assert not answer["kv_transfer_params"]
     assert told["strength"] == 1.0
     assert [gate["layer"] for gate in told["gates"]] == [reading.layer for reading in expected]
     for gate, reading in zip(told["gates"], expected, strict=True):
@@ -137,7 +186,7 @@ def test_what_the_gates_read_is_told_to_who_asks_and_counted_for_everyone(served
     asked = {**body, "stop": [stop], "vllm_xargs": {GATES: 1}}
     stopped = httpx.post(f"{served.url}/v1/chat/completions", json=asked, timeout=60).json()
     assert stopped["choices"][0]["stop_reason"] == stop
-    assert stopped["kv_transfer_params"]["alphasteer"] == told
+    assert stopped["alphasteer"] == told
 
     def replies():
         page = httpx.get(f"{served.url}/metrics", timeout=10).text
@@ -148,7 +197,7 @@ def test_what_the_gates_read_is_told_to_who_asks_and_counted_for_everyone(served
 
     before = replies()
     answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
-    assert not answer.get("kv_transfer_params"), "not told unasked"
+    assert "alphasteer" not in answer, "not told unasked"
     assert replies() == before + 1
 
 
@@ -198,13 +247,26 @@ def test_a_forged_header_does_not_switch_steering_off(served, parts):
         ({"vllm_xargs": {STRENGTH: "a lot"}}, "must be a number"),
         ({"vllm_xargs": {STRENGTH: "nan"}}, "must be a number"),
         ({"vllm_xargs": {GATES: "yes"}}, "must be 1 or 0"),
+        ({"alphasteer": {"strength": "a lot"}}, "alphasteer.strength: Input should be a valid number"),
+        ({"alphasteer": {"gate": True}}, "alphasteer.gate: Extra inputs are not permitted"),
         ({"max_tokens": 10**9}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"model": "another"}, "another"),
         ({"messages": []}, ""),
         ({"messages": [{"role": "user", "content": "rain " * 2000}]}, "512"),
     ],
-    ids=["strength", "nan", "gates", "too many", "negative", "model", "no messages", "too long"],
+    ids=[
+        "strength",
+        "nan",
+        "gates",
+        "wish",
+        "unknown wish",
+        "too many",
+        "negative",
+        "model",
+        "no messages",
+        "too long",
+    ],
 )
 def test_bad_requests_are_refused_and_the_server_lives(served, alone, change, said):
     body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, **change}

@@ -40,20 +40,16 @@ def command(
         int | None, typer.Option(min=1, help="Requests that share a batch at most (16; in vLLM what it takes).")
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Length of a reply at most; vLLM bounds prompt and reply together instead.")
-    ] = 1024,
-    timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds after which a request is given up; not in vLLM.")
-    ] = 300.0,
+        int | None, typer.Option(min=1, help="Length of a reply at most (1024; in vLLM what the context leaves).")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1024, help="Size of a request's body at most.")] = 1 << 20,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request is given up.")] = 300.0,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Serve the steered model: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.
-
-    Without vLLM also a page to try it at /.
-    """
+    """Serve the steered model: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, a page at /."""
     if api_key is not None and len(api_key) < 8:
         raise typer.BadParameter("an API key has at least 8 characters.", param_hint="--api-key")
     if engine is EngineName.auto:
@@ -64,6 +60,7 @@ def command(
             raise AlphaSteerError(
                 "vLLM is not installed; pip install 'alphasteer[vllm]', or pass --engine transformers."
             )
+        from alphasteer.engines.vllm.front import Limits
         from alphasteer.engines.vllm.serving import server_command, server_environment
         from alphasteer.engines.vllm.settings import ServingConfig
         from alphasteer.steering import Steering
@@ -72,7 +69,7 @@ def command(
         steering = Steering.from_pretrained(folder)
         source = base_model(steering, folder, model)
         arguments = server_command(
-            ServingConfig(folder=folder, digest=steering.digest, allow_strength=allow_strength),
+            ServingConfig(folder=folder, digest=steering.digest, allow_strength=allow_strength, most_tokens=max_tokens),
             source,
             name=name or Path(source).name,
             host=host,
@@ -84,7 +81,8 @@ def command(
             raise typer.BadParameter("vLLM chooses its device by itself; leave it out.", param_hint="--device")
         reporter.say(f"Starting vLLM: {' '.join(arguments)}")
         # From here on it is vLLM's process: signals reach it.
-        os.execve(arguments[0], arguments, server_environment(os.environ, api_key))
+        limits = Limits(most_bytes=max_bytes, seconds=timeout)
+        os.execve(arguments[0], arguments, server_environment(os.environ, api_key, limits))
     if context.args:
         raise typer.BadParameter(f"{' '.join(context.args)}: only vLLM takes more options.")
     try:
@@ -102,7 +100,8 @@ def command(
         api_key=api_key,
         allow_strength=allow_strength,
         most_rows=batch or 16,
-        most_tokens=max_tokens,
+        most_bytes=max_bytes,
+        most_tokens=max_tokens or 1024,
         seconds=timeout,
     )
     running = Engine(loaded, tokenizer, steering, most_rows=settings.most_rows, most_waiting=settings.most_waiting)

@@ -7,13 +7,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from pydantic import ValidationError
 
+from alphasteer.engines.protocol import card, page, refusal
 from alphasteer.engines.server.engine import Engine
 from alphasteer.engines.server.jobs import Job, Piece
 from alphasteer.engines.server.metrics import Metrics
@@ -51,10 +51,9 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     metrics, template, made = Metrics(engine), ChatTemplate(engine.tokenizer), int(time.time())
 
     @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
-        metrics.requests.labels(request.url.path, refusal.status).inc()
-        error = {"message": str(refusal), "type": "invalid_request_error" if refusal.status < 500 else "server_error"}
-        return JSONResponse({"error": {**error, "param": None, "code": None}}, refusal.status)
+    async def refused(request: Request, why: Refusal) -> JSONResponse:
+        metrics.requests.labels(request.url.path, why.status).inc()
+        return JSONResponse(refusal(why.status, str(why)), why.status)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -65,16 +64,15 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         return Response(metrics.page(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", response_class=HTMLResponse)
-    async def page() -> str:
-        return files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    async def shown() -> str:
+        return page()
 
     @app.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
         check_key(request)
-        card = {"id": settings.name, "object": "model", "created": made, "owned_by": "alphasteer"}
-        layers = [list(push.gate.layers) for push in engine.steering.pushes]
-        own = {"digest": engine.steering.digest, "gates": layers, "allow_strength": settings.allow_strength}
-        return JSONResponse({"object": "list", "data": [{**card, "alphasteer": own}]})
+        shown = {"id": settings.name, "object": "model", "created": made, "owned_by": "alphasteer"}
+        own = card(engine.steering, allow_strength=settings.allow_strength)
+        return JSONResponse({"object": "list", "data": [{**shown, "alphasteer": own}]})
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -239,7 +237,7 @@ async def _events(
         piece: Piece | Exception | None = first
         while piece is not None:
             if isinstance(piece, Exception):
-                yield _event({"error": {"message": str(_failed(piece)), "type": "server_error"}})
+                yield _event(refusal(500, str(_failed(piece))))
                 return
             for chunk in written.chunks(piece):
                 yield _event(chunk)

@@ -15,7 +15,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from alphasteer.engines.server.jobs import GateReport, Job
+from alphasteer.engines.protocol import GateReport
+from alphasteer.engines.server.jobs import Job
 from alphasteer.errors import ReplyError
 from alphasteer.prompts import pad
 from alphasteer.replies.generating import filler_token

@@ -9,16 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from alphasteer.engines.protocol import GateReport
+
 Finish = Literal["stop", "length", "cancelled"]
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """What one gate read where the reply starts."""
-
-    layer: int
-    score: float
-    opened: float
 
 
 @dataclass(frozen=True)

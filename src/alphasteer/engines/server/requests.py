@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
+from alphasteer.engines.protocol import Wishes
+
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
@@ -39,20 +41,6 @@ def _listed(value: Any) -> Any:
 
 
 Word = Annotated[str, Field(min_length=1)]
-
-
-class Wishes(BaseModel):
-    """The field ``alphasteer`` of a request.
-
-    Attributes:
-        strength: a factor on the fitted strength, where the operator allows it.
-        gates: give back what the gates read.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    strength: FiniteFloat | None = None
-    gates: bool = False
 
 
 class StreamOptions(BaseModel):

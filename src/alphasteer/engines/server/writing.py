@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alphasteer.engines.protocol import report_of
 from alphasteer.engines.server.jobs import Job, Piece
 from alphasteer.engines.server.requests import Request
 
@@ -45,4 +46,4 @@ class Written:
     def _own(self, last: Piece) -> dict[str, Any]:
         if not self.asked.alphasteer.gates:
             return {}
-        return {"alphasteer": {"strength": self.job.strength, "gates": [vars(gate) for gate in last.gates]}}
+        return {"alphasteer": report_of(self.job.strength, last.gates)}

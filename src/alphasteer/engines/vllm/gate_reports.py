@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from alphasteer.engines.protocol import GateReport, report_of
 from alphasteer.engines.vllm.requests import strength_of, wants_gates
 from alphasteer.engines.vllm.settings import KEY, ServingConfig
-from alphasteer.steering import Steering
+from alphasteer.steering import Gate, Steering
 from alphasteer.steering.formula import gate_value
 
 READ, TOLD = "_alphasteer_read", "_alphasteer_told"
@@ -57,11 +58,12 @@ def add_reports(requests: Mapping[str, Any], outputs: Any, steering: Steering, c
 
 def _report(steering: Steering, scores: Sequence[float], params: Any, config: ServingConfig) -> dict[str, Any]:
     """What is told of one reply: the strength it was steered with, and each gate's layer, score and opening."""
-    gates = []
-    for push, score in zip(steering.pushes, scores, strict=True):
-        opened = float(gate_value(torch.tensor(score), push.gate.threshold, push.gate.ceiling))
-        gates.append({"layer": push.gate.layer, "score": score, "opened": opened})
-    return {"strength": strength_of(params, config), "gates": gates, ASKED: wants_gates(params)}
+    gates = tuple(_gate(push.gate, score) for push, score in zip(steering.pushes, scores, strict=True))
+    return {**report_of(strength_of(params, config), gates), ASKED: wants_gates(params)}
+
+
+def _gate(gate: Gate, score: float) -> GateReport:
+    return GateReport(gate.layer, score, float(gate_value(torch.tensor(score), gate.threshold, gate.ceiling)))
 
 
 def hand_over(states: Mapping[str, Any], outputs: Any) -> None:

@@ -29,6 +29,9 @@ def _register() -> None:
     found = _vllm_version()
     if not found.startswith(SUPPORTED):
         raise SteeringError(f"AlphaSteer serves in vLLM {SUPPORTED}*, and {found} is installed; install that version.")
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.core import EngineCore
@@ -51,6 +54,18 @@ def _register() -> None:
     wrap(EngineCore, "get_supported_tasks", [], wrappers.get_supported_tasks)
     wrap(EngineCore, "preprocess_add_request", ["request"], wrappers.preprocess_add_request)
     wrap(InputProcessor, "process_inputs", ["request_id", "prompt", "params"], wrappers.process_inputs)
+    wrap(OpenAIServingChat, "create_chat_completion", ["request"], wrappers.create)
+    wrap(OpenAIServingChat, "chat_completion_stream_generator", ["request", "result_generator"], wrappers.chat_stream)
+    wrap(OpenAIServingChat, "chat_completion_full_generator", [], wrappers.whole_chat)
+    wrap(OpenAIServingCompletion, "create_completion", ["request"], wrappers.create)
+    wrap(
+        OpenAIServingCompletion,
+        "completion_stream_generator",
+        ["request", "engine_inputs", "result_generator"],
+        wrappers.completion_stream,
+    )
+    wrap(OpenAIServingCompletion, "request_output_to_completion_response", [], wrappers.whole_completion)
+    wrap(OpenAIServingModels, "show_available_models", [], wrappers.show_available_models)
     register_model_loader(LOAD_FORMAT)(SteeredModelLoader)
 
 

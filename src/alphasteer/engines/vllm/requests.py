@@ -42,6 +42,12 @@ def strength_of(params: Any, config: ServingConfig) -> float:
     return min(max(float(given), 0.0), config.highest_strength)
 
 
+def bound(params: Any, config: ServingConfig) -> None:
+    """Shorten what a request asks for to the operator's length of a reply, if there is one."""
+    if config.most_tokens is not None and hasattr(params, "max_tokens"):  # pooling writes nothing
+        params.max_tokens = min(params.max_tokens or config.most_tokens, config.most_tokens)
+
+
 def wants_gates(params: Any) -> bool:
     """Whether a request asks what the gates read."""
     return bool(_wish(params, GATES))

@@ -4,9 +4,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
+from alphasteer.engines.vllm.front import API_KEY, LIMITS, Front, Limits
 from alphasteer.engines.vllm.settings import LOAD_FORMAT, ServingConfig, additional_config
 
-API_KEY = "VLLM_API_KEY"
 GRACE = 30
 """Seconds in which replies that are being written may end when the server is stopped."""
 
@@ -29,6 +29,8 @@ def server_command(
         "--dtype": dtype,
         "--load-format": LOAD_FORMAT,
         "--additional-config": json.dumps(additional_config(config)),
+        # The last one added is the first to see a request.
+        "--middleware": f"{Front.__module__}.{Front.__qualname__}",
     }
     # python -m: the vllm command of the CPU build does not know its own version.
     module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -36,7 +38,7 @@ def server_command(
     return [*module, *defaults, *more, *(part for pair in options.items() for part in pair)]
 
 
-def server_environment(environment: Mapping[str, str], api_key: str | None) -> dict[str, str]:
+def server_environment(environment: Mapping[str, str], api_key: str | None, limits: Limits) -> dict[str, str]:
     """The environment of that process: the first model runner unless it asks for the second, the key out of sight."""
     key = {} if api_key is None else {API_KEY: api_key}
-    return {"VLLM_USE_V2_MODEL_RUNNER": "0", **environment, **key}
+    return {"VLLM_USE_V2_MODEL_RUNNER": "0", **environment, **key, LIMITS: limits.model_dump_json()}

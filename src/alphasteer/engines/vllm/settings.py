@@ -26,6 +26,7 @@ class ServingConfig(BaseModel):
     strength: float = Field(1.0, description="A factor on the fitted strength, for requests that do not say.")
     allow_strength: bool = Field(False, description="Requests may set their own strength.")
     highest_strength: float = Field(1.5, gt=0, description="Strengths of requests are clamped to 0 .. this.")
+    most_tokens: int | None = Field(None, ge=1, description="Length of a reply at most; None: what the context leaves.")
 
 
 def additional_config(config: ServingConfig) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from alphasteer.engines.protocol import card
 from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
-from alphasteer.engines.vllm.requests import problem_of, salted
+from alphasteer.engines.vllm.requests import bound, problem_of, salted
 from alphasteer.engines.vllm.self_test import check_self_test
-from alphasteer.engines.vllm.settings import ServingConfig, check_digest, is_steered, read_config
+from alphasteer.engines.vllm.settings import KEY, ServingConfig, check_digest, is_steered, read_config
+from alphasteer.engines.vllm.translation import tell, telling, translate, watched
 from alphasteer.steering import Steering
 
 PROVED, HELD = "_alphasteer_proved", "_alphasteer_held"
@@ -94,15 +96,72 @@ def process_inputs(
     original: Callable[..., Any], processor: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Where requests come in: what cannot be steered as asked is refused, as a client's error."""
+    if not is_steered(processor.vllm_config):
+        return original(processor, request_id, prompt, params, *args, **kwargs)
+    steering, config = _artefact_of(processor)
+    bound(params, config)
     request = original(processor, request_id, prompt, params, *args, **kwargs)
-    if is_steered(processor.vllm_config):
+    _refuse(problem_of(params, request.prompt_token_ids, steering.reply_start, config))
+    return request
+
+
+async def create(original: Callable[..., Any], serving: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Of chats and completions, where OpenAI's requests come in: wishes in the field ``alphasteer``."""
+    if is_steered(serving.engine_client.vllm_config):
+        _refuse(translate(request))
+    return await original(serving, request, *args, **kwargs)
+
+
+async def whole_chat(original: Callable[..., Any], serving: Any, *args: Any, **kwargs: Any) -> Any:
+    """The reply of a chat that does not stream."""
+    return tell(await original(serving, *args, **kwargs))
+
+
+def whole_completion(original: Callable[..., Any], serving: Any, *args: Any, **kwargs: Any) -> Any:
+    """The reply of a completion that does not stream."""
+    return tell(original(serving, *args, **kwargs))
+
+
+def chat_stream(
+    original: Callable[..., Any], serving: Any, request: Any, result_generator: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """The events of a chat."""
+    told: dict[str, Any] = {}
+    results = watched(result_generator, told, lambda result: result)
+    return telling(original(serving, request, results, *args, **kwargs), told)
+
+
+def completion_stream(
+    original: Callable[..., Any],
+    serving: Any,
+    request: Any,
+    engine_inputs: Any,
+    result_generator: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The events of a completion; its results come with the number of their prompt."""
+    told: dict[str, Any] = {}
+    results = watched(result_generator, told, lambda result: result[1])
+    return telling(original(serving, request, engine_inputs, results, *args, **kwargs), told)
+
+
+async def show_available_models(original: Callable[..., Any], models: Any) -> Any:
+    """``/v1/models``: each model's card tells of the steering."""
+    shown = await original(models)
+    if is_steered(models.engine_client.vllm_config):
+        steering, config = _artefact_of(models.engine_client)
+        told = card(steering, allow_strength=config.allow_strength)
+        for each in shown.data:
+            setattr(each, KEY, told)
+    return shown
+
+
+def _refuse(problem: str | None) -> None:
+    if problem is not None:
         from vllm.exceptions import VLLMValidationError
 
-        steering, config = _artefact_of(processor)
-        problem = problem_of(params, request.prompt_token_ids, steering.reply_start, config)
-        if problem is not None:
-            raise VLLMValidationError(problem)
-    return request
+        raise VLLMValidationError(problem)
 
 
 def _filler_of(runner: Any) -> Any:

@@ -1,0 +1,126 @@
+"""What stands before vLLM's endpoints: the page at ``/``, the key on every route, bounded bodies and waits."""
+
+import asyncio
+import hmac
+import json
+import os
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import HTMLResponse, JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from alphasteer.engines.protocol import page, refusal
+
+API_KEY = "VLLM_API_KEY"
+"""Of the environment variable in which vLLM, too, looks for the key."""
+LIMITS = "ALPHASTEER_LIMITS"
+"""Of the environment variable that holds ``Limits`` as JSON: vLLM makes its middlewares without arguments."""
+UNGUARDED = frozenset({"/", "/health", "/ping", "/metrics", "/version"})
+"""What says nothing of any request. vLLM by itself asks for the key on ``/v1`` and a few others alone."""
+LATE = "The reply took too long; ask for fewer tokens, or later."
+
+
+class Limits(BaseModel):
+    """What a request may take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    most_bytes: int = Field(1 << 20, ge=1024, description="Size of a request's body at most.")
+    seconds: float = Field(300.0, gt=0, description="A request is given up after this time.")
+
+
+class Front:
+    """An ASGI middleware for vLLM's ``--middleware``; its limits and key come from the environment."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.limits = Limits.model_validate_json(os.environ.get(LIMITS, "{}"))
+        self.key = os.environ.get(API_KEY, "")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer by itself, or hand the request on."""
+        answer: ASGIApp = self.app
+        if scope["type"] in ("http", "websocket") and scope.get("method") != "OPTIONS":
+            path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+            if path not in UNGUARDED and not self._has_key(scope):
+                answer = _refused(401, "The API key is missing or wrong; send it as a bearer token.")
+            elif scope["type"] == "http" and path == "/" and scope["method"] in ("GET", "HEAD"):
+                answer = HTMLResponse(page())
+            elif scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH"):
+                answer = self._bounded
+        await answer(scope, receive, send)
+
+    def _has_key(self, scope: Scope) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        return not self.key or hmac.compare_digest(given, f"Bearer {self.key}".encode())
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                body = await self._body(receive)
+        except TimeoutError:
+            answer: ASGIApp = _refused(408, "The request took too long to come; send it faster.")
+        else:
+            if body is None:
+                answer = _refused(413, f"The request is larger than {self.limits.most_bytes} bytes; send less.")
+            else:
+                answer = _Exchange(self.app, body, self.limits.seconds)
+        await answer(scope, receive, send)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """A request's body; None if it is too large, and what has come of it if the client has gone."""
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.limits.most_bytes:
+                return None
+        return bytes(body)
+
+
+class _Exchange:
+    """One request on its way through vLLM: when its time is over, vLLM is told that the client has gone."""
+
+    def __init__(self, app: ASGIApp, body: bytes, seconds: float) -> None:
+        self._app, self._body, self._seconds = app, body, seconds
+        self._late = self._started = self._ended = self._streams = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        handed_on = False
+
+        async def receive_in_time() -> Message:
+            nonlocal handed_on
+            if not handed_on:
+                handed_on = True
+                return {"type": "http.request", "body": self._body, "more_body": False}
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await receive()
+            except TimeoutError:
+                self._late = True
+                return {"type": "http.disconnect"}
+
+        async def send_in_time(message: Message) -> None:
+            if not self._late:  # later it is what vLLM says to a client that it believes gone
+                self._note(message)
+                await send(message)
+
+        await self._app(scope, receive_in_time, send_in_time)
+        if self._late and not self._started:
+            await _refused(504, LATE)(scope, receive, send)
+        elif self._late and not self._ended:
+            event = f"data: {json.dumps(refusal(504, LATE))}\n\n" if self._streams else ""
+            await send({"type": "http.response.body", "body": event.encode()})
+
+    def _note(self, message: Message) -> None:
+        self._started = True
+        if message["type"] == "http.response.start":
+            self._streams = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/event-stream")
+        else:
+            self._ended = not message.get("more_body", False)
+
+
+def _refused(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse(refusal(status, sentence), status)
