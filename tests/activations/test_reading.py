@@ -51,6 +51,20 @@ def test_the_shared_beginning_runs_once():
     assert sum(seen) < sum(map(len, SEQUENCES)) + len(PREFIX) + len(SEQUENCES) * 30
 
 
+def test_what_stands_in_a_chat_runs_once_for_all_that_stand_in_it():
+    model, seen = tiny_model("Llama"), []
+    heads = [[3, 4] * 30, [5, 6, 7] * 25, [8]]
+    sequences = [[*heads[n % 2 if n < 40 else 2], 20 + n, *range(90, 90 + n % 7)] for n in range(46)]
+    handle = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0].numel()))
+    found = read_residual_stream(model, find_decoder(model), sequences, [2], LogReporter())[2]
+    handle.remove()
+    assert sum(seen) < sum(map(len, heads)) + 46 * 8 < sum(map(len, sequences)) / 5
+    with torch.inference_mode():
+        for row, sequence in enumerate(sequences):
+            hidden = model(input_ids=torch.tensor([sequence]), output_hidden_states=True).hidden_states
+            torch.testing.assert_close(found[row], hidden[2][0, -1], atol=1e-4, rtol=1e-4)
+
+
 def test_one_prompt_and_equal_prompts(llama):
     decoder = find_decoder(llama)
     one = read_residual_stream(llama, decoder, SEQUENCES[:1], [1], LogReporter())[1]

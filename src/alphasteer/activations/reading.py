@@ -1,14 +1,14 @@
 """Reading the residual stream at the end of many prompts, running no more of the model than that needs."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alphasteer.models import Decoder, residual_of, shareable_cache
-from alphasteer.prompts import common_prefix_length, pad, tracked_batches
+from alphasteer.prompts import by_beginning, pad, tracked_batches
 from alphasteer.reporting import Reporter
 
 TOKEN_BUDGET = 2048
@@ -32,7 +32,7 @@ def read_residual_stream(
 ) -> dict[int, Tensor]:
     """The residual stream at each sequence's last token, at the input of each of the layers.
 
-    What the sequences share at their beginning (the template's system prompt) runs once, layers above the highest
+    What sequences share at their beginning (the template's head, a chat before) runs once, layers above the highest
     one asked for do not run, and batches hold prompts of like length.
 
     Args:
@@ -42,16 +42,18 @@ def read_residual_stream(
     Returns:
         By layer, float32 activations of shape (n, d) on the CPU, in the order of the sequences.
     """
-    wanted = sorted(set(layers))
-    shared = common_prefix_length(sequences) if len(sequences) > 1 else 0
-    prefix = _read_prefix(model, decoder, sequences[0][:shared], wanted[-1]) if shared else None
-    if prefix is None:
-        shared = 0
-    lengths = [len(sequence) - shared for sequence in sequences]
+    wanted, device = sorted(set(layers)), decoder.device
     result = {layer: torch.empty(len(sequences), decoder.hidden_size) for layer in wanted}
+    groups = [(0, list(range(len(sequences))))] if shareable_cache(model) is None else by_beginning(sequences)
 
-    device = decoder.device
-    for batch in report.track(tracked_batches(lengths, token_budget), description, sum(lengths)):
+    def batches() -> Iterator[tuple[tuple[list[int], int, Any], int]]:
+        for shared, rows in groups:
+            prefix = _read_prefix(model, decoder, sequences[rows[0]][:shared], wanted[-1]) if shared else None
+            for batch, tokens in tracked_batches([len(sequences[i]) - shared for i in rows], token_budget):
+                yield ([rows[i] for i in batch], shared, prefix), tokens
+
+    total = sum(len(sequences[i]) - shared for shared, rows in groups for i in rows)
+    for batch, shared, prefix in report.track(batches(), description, total):
         ids, mask = pad([sequences[i][shared:] for i in batch], side="right")
         inputs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
         if prefix is not None:
@@ -59,7 +61,7 @@ def read_residual_stream(
             cache.batch_repeat_interleave(len(batch))
             mask = torch.cat([mask.new_ones(len(batch), shared), mask], dim=1)
             inputs |= {"past_key_values": cache, "use_cache": True}
-        last = torch.tensor([lengths[i] - 1 for i in batch], device=device)
+        last = torch.tensor([len(sequences[i]) - shared - 1 for i in batch], device=device)
         streams = _run(model, decoder, {**inputs, "attention_mask": mask.to(device)}, wanted, last)
         for layer, stream in streams.items():
             result[layer][batch] = stream.float().cpu()
@@ -67,11 +69,8 @@ def read_residual_stream(
 
 
 def _read_prefix(model: Any, decoder: Decoder, ids: Sequence[int], highest: int) -> Any:
-    """The cache of the shared beginning, or None where this model's cache cannot be shared out over rows."""
-    cache = shareable_cache(model)
-    if cache is None:
-        return None
-    device = decoder.device
+    """The cache of a shared beginning; only for models whose cache can be shared out over rows."""
+    cache, device = shareable_cache(model), decoder.device
     inputs = {"input_ids": torch.tensor([list(ids)], device=device), "past_key_values": cache, "use_cache": True}
     _run(model, decoder, inputs, [highest], torch.tensor([0], device=device))
     return cache

@@ -3,7 +3,7 @@
 ``read_prompts(SPEC)`` gives a PromptSet; ``ChatTemplate(tokenizer)`` renders it and knows the reply start.
 """
 
-from alphasteer.prompts.batching import batches_by_tokens, pad, tracked_batches
+from alphasteer.prompts.batching import batches_by_tokens, by_beginning, pad, tracked_batches
 from alphasteer.prompts.chat import ChatTemplate, common_prefix_length
 from alphasteer.prompts.contexts import Place, in_contexts
 from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet, union, without_shared
@@ -18,6 +18,7 @@ __all__ = [
     "Prompt",
     "PromptSet",
     "batches_by_tokens",
+    "by_beginning",
     "common_prefix_length",
     "in_contexts",
     "pad",
