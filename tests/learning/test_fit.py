@@ -17,7 +17,15 @@ from alphasteer.reporting import LogReporter
 BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law") for n in range(16)]
 HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
 QUICK = FitSettings(
-    starter=False, benign_budget=0.2, source_budget=0.2, steps=2, trials=4, probes=6, replies=48, reply_tokens=4
+    starter=False,
+    contexts=False,
+    benign_budget=0.2,
+    source_budget=0.2,
+    steps=2,
+    trials=4,
+    probes=6,
+    replies=48,
+    reply_tokens=4,
 )
 
 PAPER = QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2})
@@ -223,9 +231,9 @@ def test_sources_of_one_name_are_told_apart(model):
     assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
 
 
-def test_fit_prompts_may_stand_in_chats():
+def test_fit_prompts_stand_in_chats_unless_they_must_not():
     roomy = tiny_model("Llama", max_position_embeddings=4096)
-    chats = run(roomy, settings=QUICK.model_copy(update={"contexts": True}))
+    chats = run(roomy, settings=QUICK.model_copy(update={"contexts": FitSettings().contexts}))
     assert chats.digest != run(roomy).digest
     sources = chats.record["prompts"]["benign"]["b"]
     assert sources["fit"] + sources["held_out"] == len(BENIGN)

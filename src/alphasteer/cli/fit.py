@@ -34,6 +34,9 @@ def command(
     starter: Annotated[
         bool | None, typer.Option(help="The starter prompts join the given ones (they do by default).")
     ] = None,
+    contexts: Annotated[
+        bool | None, typer.Option(help="Half of the prompts are learned from in chats (they are by default).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many prompts of each source.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the samples (0).")] = None,
     device: Device = "auto",
@@ -66,6 +69,7 @@ def command(
         "trials": trials,
         "minutes": minutes,
         "starter": starter,
+        "contexts": contexts,
         "limit": limit,
         "seed": seed,
     }
