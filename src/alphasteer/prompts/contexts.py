@@ -15,9 +15,6 @@ Place = Callable[[PromptSet, str], PromptSet]
 def in_contexts(template: ChatTemplate, seed: int) -> Place:
     """Half of the prompts stay alone, a quarter follows a system prompt, a quarter an exchange, half of these both.
 
-    Those to fit on stay alone as well, so that no kind of prompts is seen less often for it; those to calibrate on do
-    not: of a prompt that stands there twice, no promise could be exact.
-
     Each prompt's context is drawn by a digest of its text and the seed, so that adding prompts changes no other one.
     Chats that come with turns of their own stay as they are, and so does all where a template takes no system prompt
     but for the exchanges.
@@ -35,13 +32,9 @@ def in_contexts(template: ChatTemplate, seed: int) -> Place:
             draw = hashlib.sha256(f"{seed}:{prompt.key}".encode()).digest()
             system = _drawn(systems, draw[1]) if draw[0] % 4 == 1 or draw[0] % 8 == 2 else ()
             exchange = _drawn(exchanges, draw[2]) if draw[0] % 4 == 2 else ()
-            before = (*system, *exchange)
-            return replace(prompt, messages=(*before, *prompt.messages)) if before else prompt
+            return replace(prompt, messages=(*system, *exchange, *prompt.messages))
 
-        rows = tuple(map(in_context, prompts))
-        if split == "fit":
-            rows = (*prompts, *(row for row, alone in zip(rows, prompts, strict=True) if row is not alone))
-        return PromptSet(prompts.name, rows, prompts.dropped)
+        return PromptSet(prompts.name, tuple(map(in_context, prompts)), prompts.dropped)
 
     return placed
 
