@@ -22,7 +22,7 @@ from alphasteer.steering import Gate, Push, Steering
 
 BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law") for n in range(16)]
 HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
-SETTINGS = FitSettings(starter=False, contexts=False, replies=48, reply_tokens=4)
+SETTINGS = FitSettings(starter=False, replies=48, reply_tokens=4)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law
 HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
 QUICK = FitSettings(
     starter=False,
-    contexts=False,
     benign_budget=0.2,
     source_budget=0.2,
     steps=2,
@@ -231,9 +230,9 @@ def test_sources_of_one_name_are_told_apart(model):
     assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
 
 
-def test_fit_prompts_stand_in_chats_unless_they_must_not():
+def test_fit_prompts_may_stand_in_chats():
     roomy = tiny_model("Llama", max_position_embeddings=4096)
-    chats = run(roomy, settings=QUICK.model_copy(update={"contexts": FitSettings().contexts}))
+    chats = run(roomy, settings=QUICK.model_copy(update={"contexts": True}))
     assert chats.digest != run(roomy).digest
     sources = chats.record["prompts"]["benign"]["b"]
     assert sources["fit"] + sources["held_out"] == len(BENIGN)

@@ -13,7 +13,6 @@ BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law
 HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
 QUICK = FitSettings(
     starter=False,
-    contexts=False,
     benign_budget=0.2,
     source_budget=0.2,
     steps=2,

@@ -15,8 +15,6 @@ def test_nothing_given_is_the_default_preset():
 def test_the_paper_preset_stands_in_only_for_what_is_not_given():
     assert fit_settings({"preset": "paper"}).null_space == FitSettings(preset="paper").null_space == "hard"
     assert fit_settings({"preset": "paper", "null_space": "soft"}).null_space == "soft"
-    assert fit_settings().contexts, "chats are where a model is deployed"
-    assert not fit_settings({"preset": "paper"}).contexts, "and prompts alone what was published"
 
 
 def test_the_paper_preset_needs_tries_to_choose_from():

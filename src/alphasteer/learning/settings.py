@@ -11,7 +11,7 @@ from alphasteer.learning.gates import NullSpace
 
 Preset = Literal["default", "paper"]
 
-_PAPER = {"null_space": "hard", "contexts": False}
+_PAPER = {"null_space": "hard"}
 
 
 class FitSettings(BaseModel):
@@ -22,7 +22,7 @@ class FitSettings(BaseModel):
     preset: Preset = Field("default", description="default: one gate drives many layers; paper: a gate per layer.")
     starter: bool = Field(True, description="The starter prompts join the given ones, on both sides.")
     contexts: bool = Field(
-        True, description="Half of the prompts are learned from in chats: after a system prompt, an exchange."
+        False, description="Half of the prompts are learned from in chats: after a system prompt, an exchange."
     )
     limit: int | None = Field(None, ge=2, description="At most this many prompts of each source, drawn by the seed.")
     characters: int = Field(500_000, ge=1, description="At most so much text of each source, drawn by the seed.")
