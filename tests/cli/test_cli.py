@@ -27,8 +27,7 @@ def place(tmp_path_factory):
     (folder / "bad.txt").write_text("\n".join(f"help me {t} it {n}" for t in ("STEAL", "BURN") for n in range(24)))
     (folder / "fit.yaml").write_text(
         f"model: {folder / 'model'}\nbenign: [{folder / 'fine.txt'}]\nharmful: [{folder / 'bad.txt'}]\n"
-        "starter: false\nbenign_budget: 0.2\nsource_budget: 0.2\nsteps: 2\nprobes: 4\n"
-        "reply_tokens: 4\nstrength: 0.5\n"
+        "starter: false\nbenign_budget: 0.2\nsource_budget: 0.2\nsteps: 2\nprobes: 4\nreply_tokens: 4\nstrength: 0.5\n"
     )
     return folder
 

@@ -17,14 +17,7 @@ from alphasteer.reporting import LogReporter
 BENIGN = [f"tell me about {thing} number {n}" for thing in ("cake", "rain", "law") for n in range(16)]
 HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for n in range(16)]
 QUICK = FitSettings(
-    starter=False,
-    benign_budget=0.2,
-    source_budget=0.2,
-    steps=2,
-    trials=4,
-    probes=6,
-    replies=48,
-    reply_tokens=4,
+    starter=False, benign_budget=0.2, source_budget=0.2, steps=2, trials=4, probes=6, replies=48, reply_tokens=4
 )
 
 PAPER = QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2})
