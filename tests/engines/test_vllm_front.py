@@ -196,6 +196,7 @@ def test_what_is_told_moves_into_the_reply_s_own_field():
     assert vars(tell(reply)) == {KEY: {"strength": 1.0}, "kv_transfer_params": {"another": 2}}
     assert tell(SimpleNamespace(kv_transfer_params={KEY: {}})).kv_transfer_params is None
     assert vars(tell(SimpleNamespace(kv_transfer_params=None))) == {"kv_transfer_params": None}
+    assert vars(tell(SimpleNamespace(error="went wrong"))) == {"error": "went wrong"}, "an error is no reply"
 
 
 def test_one_event_of_a_stream_carries_what_is_told():

@@ -38,13 +38,13 @@ pytestmark = pytest.mark.real_model
 class Served:
     """``alphasteer serve`` in a process of its own."""
 
-    def __init__(self, folder, log):
+    def __init__(self, folder, log, *limits):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = ["serve", str(folder), "--engine", "vllm", "--name", "small", "--port", str(self.port)]
         options = ["--dtype", "float32", "--allow-strength", "--batch", "8", "--max-tokens", str(MOST_TOKENS)]
-        options += ["--max-bytes", str(MOST_BYTES), "--", "--enforce-eager"]
+        options += ["--max-bytes", str(MOST_BYTES), *limits, "--", "--enforce-eager"]
         options += ["--max-model-len", "512", "--max-num-batched-tokens", "64"]
         self.log = log
         with log.open("w") as output:
@@ -288,6 +288,29 @@ def test_bodies_that_are_no_request(served, body):
 def test_a_completion_without_a_reply_start_is_refused(served):
     with pytest.raises(openai.BadRequestError, match="has no reply start"):
         served.client.completions.create(model="small", prompt="Once upon a time", max_tokens=4)
+
+
+def test_a_reply_that_takes_too_long_is_given_up_in_the_engine_too(parts):
+    server = Served(parts[-1] / "steering", parts[-1] / "slow.log", "--timeout", "1")
+    try:
+        asked = {"model": "small", "messages": [{"role": "user", "content": CHATS[2]}], "max_tokens": MOST_TOKENS}
+        body, url = {**asked, "ignore_eos": True}, f"{server.url}/v1/chat/completions"
+        late = httpx.post(url, json=body, timeout=60)
+        assert late.status_code == 504
+        assert "took too long" in late.json()["error"]["message"]
+        streamed = httpx.post(url, json={**body, "stream": True}, timeout=60)
+        assert "took too long" in streamed.text.strip().splitlines()[-1]
+        until = time.monotonic() + 10
+        while "vllm:num_requests_running{" in (page := httpx.get(f"{server.url}/metrics").text):
+            running = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")]
+            if all(float(line.split()[-1]) == 0 for line in running):
+                break
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert len(text_of(server.client.chat.completions.create(**{**asked, "max_tokens": 3}))) > 0
+    finally:
+        server.stop()
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_a_killed_engine_answers_nothing(parts):

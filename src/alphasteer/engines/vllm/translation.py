@@ -32,8 +32,12 @@ def translate(request: Any) -> str | None:
 
 
 def tell(reply: Any) -> Any:
-    """Move what the gates read, if it is told, from the field that brought it into the reply's own."""
-    given = reply.kv_transfer_params or {}
+    """Move what the gates read, if it is told, from the field that brought it into the reply's own.
+
+    Args:
+        reply: vLLM's reply, or its error, which has no such field.
+    """
+    given = getattr(reply, "kv_transfer_params", None) or {}
     if KEY in given:
         setattr(reply, KEY, given[KEY])
         reply.kv_transfer_params = {key: value for key, value in given.items() if key != KEY} or None
