@@ -36,7 +36,7 @@ $(VLLM)/.installed: pyproject.toml
 	touch $@
 
 test-vllm: $(VLLM)/.installed
-	ALPHASTEER_LONG=120 $(VLLM)/bin/python -m pytest tests/vllm_engine tests/engines/test_vllm_parts.py tests/engines/test_vllm_front.py
+	ALPHASTEER_LONG=120 $(VLLM)/bin/python -m pytest tests/vllm_engine tests/engines/test_vllm_*.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -180,6 +180,7 @@ def sides_of_the_page(browser, url, words, *, meters):
         f"!document.getElementById('send').disabled && document.querySelectorAll('meter').length == {meters}"
     )
     assert tab.locator(".turn > p").inner_text() == words, "as it was typed: no markup"
+    assert tab.locator(".turn b").count() == 0
     assert tab.evaluate("document.documentElement.scrollWidth") <= 400
     assert errors == []
     return tab.locator(".side .text").all_inner_texts()

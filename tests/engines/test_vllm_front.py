@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from alphasteer.engines.protocol import Limits
 from alphasteer.engines.vllm.settings import GATES, KEY, STRENGTH
 from alphasteer.engines.vllm.translation import tell, telling, translate, watched
 
@@ -20,7 +21,7 @@ from starlette.applications import Starlette  # noqa: E402 starlette comes with 
 from starlette.responses import JSONResponse, Response, StreamingResponse  # noqa: E402
 from starlette.routing import Route  # noqa: E402
 
-from alphasteer.engines.vllm.front import API_KEY, LIMITS, Front, Limits  # noqa: E402
+from alphasteer.engines.vllm.front import API_KEY, LIMITS, Front  # noqa: E402
 
 SLOWEST = 0.6
 

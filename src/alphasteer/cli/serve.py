@@ -60,7 +60,7 @@ def command(
             raise AlphaSteerError(
                 "vLLM is not installed; pip install 'alphasteer[vllm]', or pass --engine transformers."
             )
-        from alphasteer.engines.vllm.front import Limits
+        from alphasteer.engines.protocol import Limits
         from alphasteer.engines.vllm.serving import server_command, server_environment
         from alphasteer.engines.vllm.settings import ServingConfig
         from alphasteer.steering import Steering

@@ -1,12 +1,17 @@
-"""What both servers say alike, vLLM's and the small one: the field ``alphasteer``, refusals, the page at ``/``."""
+"""What both servers say alike, vLLM's and the small one: the field ``alphasteer``, limits and refusals, the page."""
 
+import asyncio
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from alphasteer.steering import Steering
+
+NO_KEY = "The API key is missing or wrong; send it as a bearer token."
+LATE = "The reply took too long; ask for fewer tokens, or later."
 
 
 class Wishes(BaseModel):
@@ -43,10 +48,45 @@ def card(steering: Steering, *, allow_strength: bool) -> dict[str, Any]:
     return {"digest": steering.digest, "gates": layers, "allow_strength": allow_strength}
 
 
-def refusal(status: int, sentence: str) -> dict[str, Any]:
-    """The body of an answer that is no reply, in OpenAI's form."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": sentence, "type": kind, "param": None, "code": None}}
+class Limits(BaseModel):
+    """What a request may take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    most_bytes: int = Field(1 << 20, ge=1024, description="Size of a request's body at most.")
+    seconds: float = Field(300.0, gt=0, description="A request is given up after this time.")
+
+
+class Refusal(Exception):
+    """An answer that is no reply: a status and a sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """In OpenAI's form."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": None}}
+
+
+async def read_body(parts: AsyncIterable[bytes], limits: Limits) -> bytes:
+    """A request's whole body.
+
+    Raises:
+        Refusal: if it is too large, or does not come in time.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for part in parts:
+                body += part
+                if len(body) > limits.most_bytes:
+                    raise Refusal(413, f"The request is larger than {limits.most_bytes} bytes; send less.")
+    except TimeoutError as error:
+        raise Refusal(408, "The request took too long to come; send it faster.") from error
+    return bytes(body)
 
 
 def page() -> str:

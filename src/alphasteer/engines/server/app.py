@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from pydantic import ValidationError
 
-from alphasteer.engines.protocol import card, page, refusal
+from alphasteer.engines.protocol import LATE, NO_KEY, Refusal, card, page, read_body
 from alphasteer.engines.server.engine import Engine
 from alphasteer.engines.server.jobs import Job, Piece
 from alphasteer.engines.server.metrics import Metrics
@@ -31,14 +31,6 @@ COLDEST = 1e-3
 Form = TypeVar("Form", bound=Asked)
 
 
-class Refusal(Exception):
-    """An answer that is no reply: a status and a sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
 def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     """The application that serves an engine; the engine is closed with it."""
 
@@ -51,9 +43,9 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     metrics, template, made = Metrics(engine), ChatTemplate(engine.tokenizer), int(time.time())
 
     @app.exception_handler(Refusal)
-    async def refused(request: Request, why: Refusal) -> JSONResponse:
-        metrics.requests.labels(request.url.path, why.status).inc()
-        return JSONResponse(refusal(why.status, str(why)), why.status)
+    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
+        metrics.requests.labels(request.url.path, refusal.status).inc()
+        return JSONResponse(refusal.body, refusal.status)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -99,19 +91,11 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         if settings.api_key is not None:
             given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
             if not hmac.compare_digest(given, settings.api_key.encode()):
-                raise Refusal(401, "The API key is missing or wrong; send it as a bearer token.")
+                raise Refusal(401, NO_KEY)
 
     async def read(request: Request, form: type[Form]) -> Form:
         check_key(request)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(settings.seconds):
-                async for part in request.stream():
-                    body += part
-                    if len(body) > settings.most_bytes:
-                        raise Refusal(413, f"The request is larger than {settings.most_bytes} bytes; send less.")
-        except TimeoutError as error:
-            raise Refusal(408, "The request took too long to come; send it faster.") from error
+        body = await read_body(request.stream(), settings)
         try:
             asked = form.model_validate(json.loads(body.decode("utf-8")))
         except ValidationError as error:
@@ -199,7 +183,7 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
 
 def _failed(error: Exception) -> Refusal:
     if isinstance(error, TimeoutError):
-        return Refusal(504, "The reply took too long; ask for fewer tokens, or later.")
+        return Refusal(504, LATE)
     if isinstance(error, ReplyError | PromptError):
         return Refusal(503, str(error))
     return Refusal(500, f"The model failed on this batch ({type(error).__name__}); try again.")
@@ -237,7 +221,7 @@ async def _events(
         piece: Piece | Exception | None = first
         while piece is not None:
             if isinstance(piece, Exception):
-                yield _event(refusal(500, str(_failed(piece))))
+                yield _event(_failed(piece).body)
                 return
             for chunk in written.chunks(piece):
                 yield _event(chunk)

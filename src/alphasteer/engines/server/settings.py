@@ -1,12 +1,12 @@
 """What an operator decides."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alphasteer.engines.protocol import Limits
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(Limits):
     """Limits and permissions of a server; each is an option of ``alphasteer serve``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="The model's name in requests.")
     api_key: str | None = Field(None, min_length=8, description="Asked for as a bearer token; none if not given.")
@@ -14,6 +14,4 @@ class ServerSettings(BaseModel):
     highest_strength: float = Field(1.5, gt=0, description="Strengths of requests are clamped to 0 .. this.")
     most_rows: int = Field(16, ge=1, description="Requests in one batch at most.")
     most_waiting: int = Field(256, ge=1, description="Requests that may wait; more are turned away with 503.")
-    most_bytes: int = Field(1 << 20, ge=1024, description="Size of a request's body at most.")
     most_tokens: int = Field(1024, ge=1, description="Length of a reply at most, and if a request does not say.")
-    seconds: float = Field(300.0, gt=0, description="A request is given up after this time.")

@@ -5,11 +5,11 @@ import hmac
 import json
 import os
 
-from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from alphasteer.engines.protocol import page, refusal
+from alphasteer.engines.protocol import LATE, NO_KEY, Limits, Refusal, page, read_body
 
 API_KEY = "VLLM_API_KEY"
 """Of the environment variable in which vLLM, too, looks for the key."""
@@ -17,16 +17,6 @@ LIMITS = "ALPHASTEER_LIMITS"
 """Of the environment variable that holds ``Limits`` as JSON: vLLM makes its middlewares without arguments."""
 UNGUARDED = frozenset({"/", "/health", "/ping", "/metrics", "/version"})
 """What says nothing of any request. vLLM by itself asks for the key on ``/v1`` and a few others alone."""
-LATE = "The reply took too long; ask for fewer tokens, or later."
-
-
-class Limits(BaseModel):
-    """What a request may take."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    most_bytes: int = Field(1 << 20, ge=1024, description="Size of a request's body at most.")
-    seconds: float = Field(300.0, gt=0, description="A request is given up after this time.")
 
 
 class Front:
@@ -43,7 +33,7 @@ class Front:
         if scope["type"] in ("http", "websocket") and scope.get("method") != "OPTIONS":
             path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
             if path not in UNGUARDED and not self._has_key(scope):
-                answer = _refused(401, "The API key is missing or wrong; send it as a bearer token.")
+                answer = _no_reply(Refusal(401, NO_KEY))
             elif scope["type"] == "http" and path == "/" and scope["method"] in ("GET", "HEAD"):
                 answer = HTMLResponse(page())
             elif scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH"):
@@ -56,27 +46,14 @@ class Front:
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                body = await self._body(receive)
-        except TimeoutError:
-            answer: ASGIApp = _refused(408, "The request took too long to come; send it faster.")
+            body = await read_body(Request(scope, receive).stream(), self.limits)
+        except ClientDisconnect:
+            return
+        except Refusal as refusal:
+            answer: ASGIApp = _no_reply(refusal)
         else:
-            if body is None:
-                answer = _refused(413, f"The request is larger than {self.limits.most_bytes} bytes; send less.")
-            else:
-                answer = _Exchange(self.app, body, self.limits.seconds)
+            answer = _Exchange(self.app, body, self.limits.seconds)
         await answer(scope, receive, send)
-
-    async def _body(self, receive: Receive) -> bytes | None:
-        """A request's body; None if it is too large, and what has come of it if the client has gone."""
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.limits.most_bytes:
-                return None
-        return bytes(body)
 
 
 class _Exchange:
@@ -109,9 +86,9 @@ class _Exchange:
 
         await self._app(scope, receive_in_time, send_in_time)
         if self._late and not self._started:
-            await _refused(504, LATE)(scope, receive, send)
+            await _no_reply(Refusal(504, LATE))(scope, receive, send)
         elif self._late and not self._ended:
-            event = f"data: {json.dumps(refusal(504, LATE))}\n\n" if self._streams else ""
+            event = f"data: {json.dumps(Refusal(504, LATE).body)}\n\n" if self._streams else ""
             await send({"type": "http.response.body", "body": event.encode()})
 
     def _note(self, message: Message) -> None:
@@ -122,5 +99,5 @@ class _Exchange:
             self._ended = not message.get("more_body", False)
 
 
-def _refused(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse(refusal(status, sentence), status)
+def _no_reply(refusal: Refusal) -> JSONResponse:
+    return JSONResponse(refusal.body, refusal.status)

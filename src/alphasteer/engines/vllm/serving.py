@@ -4,7 +4,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
-from alphasteer.engines.vllm.front import API_KEY, LIMITS, Front, Limits
+from alphasteer.engines.protocol import Limits
+from alphasteer.engines.vllm.front import API_KEY, LIMITS, Front
 from alphasteer.engines.vllm.settings import LOAD_FORMAT, ServingConfig, additional_config
 
 GRACE = 30
