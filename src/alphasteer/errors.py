@@ -1,5 +1,10 @@
 """What can go wrong, by room. Every message is one sentence: what is wrong, and what to do about it."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class AlphaSteerError(Exception):
     """Base of every error that AlphaSteer raises on purpose; the command line prints it and exits with 1."""
@@ -27,3 +32,13 @@ class ReplyError(AlphaSteerError):
 
 class EvaluationError(AlphaSteerError):
     """A suite cannot be evaluated as it stands."""
+
+
+def first_problem(error: "ValidationError", whole: str) -> tuple[str, str]:
+    """The first thing that is wrong with given values: where, and what.
+
+    Args:
+        whole: what to name where no single value is wrong.
+    """
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])) or whole, first["msg"]

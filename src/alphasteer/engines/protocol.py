@@ -1,6 +1,7 @@
 """What both servers say alike, vLLM's and the small one: the field ``alphasteer``, limits and refusals, the page."""
 
 import asyncio
+import hmac
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -69,6 +70,16 @@ class Refusal(Exception):
         """In OpenAI's form."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": str(self), "type": kind, "param": None, "code": None}}
+
+
+def has_key(given: bytes, key: str | None) -> bool:
+    """Whether an ``Authorization`` header bears the key, in a time that does not tell how much of it is right.
+
+    Args:
+        given: the header, empty if there is none.
+        key: None or empty if everyone may ask.
+    """
+    return not key or hmac.compare_digest(given, f"Bearer {key}".encode())
 
 
 async def read_body(parts: AsyncIterable[bytes], limits: Limits) -> bytes:

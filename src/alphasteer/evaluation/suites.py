@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alphasteer.errors import PromptError
+from alphasteer.errors import PromptError, first_problem
 from alphasteer.evaluation.measures import letter_of, listed
 from alphasteer.prompts import Columns, Prompt, PromptSet, read_prompts
 
@@ -94,9 +94,8 @@ def _entries(content: Any, where: str) -> dict[str, SuiteEntry]:
         try:
             entries[str(name)] = SuiteEntry.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            line = ".".join(map(str, first["loc"])) or "the suite"
-            raise PromptError(f"{where}, suite {name!r}: {line}: {first['msg']}.") from error
+            line, problem = first_problem(error, "the suite")
+            raise PromptError(f"{where}, suite {name!r}: {line}: {problem}.") from error
     return entries
 
 

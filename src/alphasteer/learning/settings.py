@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from alphasteer.errors import LearningError
+from alphasteer.errors import LearningError, first_problem
 from alphasteer.learning.gates import NullSpace
 
 Preset = Literal["default", "paper"]
@@ -93,9 +93,8 @@ def fit_settings(values: dict[str, Any] | None = None) -> FitSettings:
     try:
         return FitSettings(**(values or {}))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        raise LearningError(f"Setting {name!r}: {first['msg']}; docs/method.md lists every setting.") from error
+        name, problem = first_problem(error, "settings")
+        raise LearningError(f"Setting {name!r}: {problem}; docs/method.md lists every setting.") from error
 
 
 def read_config(path: Path | None) -> dict[str, Any]:

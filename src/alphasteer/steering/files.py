@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from alphasteer.errors import SteeringError
+from alphasteer.errors import SteeringError, first_problem
 from alphasteer.models import Fingerprint
 from alphasteer.resuming import write_whole
 from alphasteer.steering.card import model_card
@@ -142,9 +142,8 @@ def _read_json(path: Path) -> SteeringFile:
     try:
         return SteeringFile.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SteeringError(f"{path} is damaged at {where} ({first['msg']}); fetch it again.") from error
+        where, problem = first_problem(error, "the whole")
+        raise SteeringError(f"{path} is damaged at {where} ({problem}); fetch it again.") from error
 
 
 def _steering_of(content: SteeringFile, tensors: dict[str, Tensor]) -> Steering:

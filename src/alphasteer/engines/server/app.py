@@ -1,7 +1,6 @@
 """The HTTP side: OpenAI's endpoints, health, metrics and the page; every refusal is one sentence."""
 
 import asyncio
-import hmac
 import json
 import time
 import uuid
@@ -13,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from pydantic import ValidationError
 
-from alphasteer.engines.protocol import LATE, NO_KEY, Refusal, card, page, read_body
+from alphasteer.engines.protocol import LATE, NO_KEY, Refusal, card, has_key, page, read_body
 from alphasteer.engines.server.engine import Engine
 from alphasteer.engines.server.jobs import Job, Piece
 from alphasteer.engines.server.metrics import Metrics
@@ -21,7 +20,7 @@ from alphasteer.engines.server.requests import ChatRequest, CompletionRequest
 from alphasteer.engines.server.requests import Request as Asked
 from alphasteer.engines.server.settings import ServerSettings
 from alphasteer.engines.server.writing import Written
-from alphasteer.errors import PromptError, ReplyError
+from alphasteer.errors import PromptError, ReplyError, first_problem
 from alphasteer.models import context_length
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.steering.positions import begins_a_reply
@@ -88,10 +87,8 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         return ids
 
     def check_key(request: Request) -> None:
-        if settings.api_key is not None:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-            if not hmac.compare_digest(given, settings.api_key.encode()):
-                raise Refusal(401, NO_KEY)
+        if not has_key(request.headers.get("authorization", "").encode("latin-1"), settings.api_key):
+            raise Refusal(401, NO_KEY)
 
     async def read(request: Request, form: type[Form]) -> Form:
         check_key(request)
@@ -99,9 +96,8 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         try:
             asked = form.model_validate(json.loads(body.decode("utf-8")))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the request"
-            raise Refusal(400, f"{where}: {first['msg']}.") from error
+            where, problem = first_problem(error, "the request")
+            raise Refusal(400, f"{where}: {problem}.") from error
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deep
             raise Refusal(400, f"The request is no JSON in UTF-8 ({error}); mend it.") from error
         if asked.model != settings.name:

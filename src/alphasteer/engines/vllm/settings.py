@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from alphasteer.errors import SteeringError
+from alphasteer.errors import SteeringError, first_problem
 from alphasteer.steering import Steering
 
 LOAD_FORMAT = "alphasteer"
@@ -49,8 +49,8 @@ def read_config(vllm_config: Any) -> ServingConfig:
     try:
         return ServingConfig.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SteeringError(f"--additional-config, {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        where, problem = first_problem(error, KEY)
+        raise SteeringError(f"--additional-config, {where}: {problem}.") from error
 
 
 def check_digest(steering: Steering, config: ServingConfig) -> None:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from alphasteer.engines.protocol import Wishes
 from alphasteer.engines.vllm.settings import GATES, KEY, STRENGTH
+from alphasteer.errors import first_problem
 
 Result = TypeVar("Result")
 
@@ -24,8 +25,8 @@ def translate(request: Any) -> str | None:
     try:
         wishes = Wishes.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, (KEY, *first['loc'])))}: {first['msg']}."
+        where, problem = first_problem(error, "the field")
+        return f"{KEY}, {where}: {problem}."
     strength = {} if wishes.strength is None else {STRENGTH: wishes.strength}
     request.vllm_xargs = {**(request.vllm_xargs or {}), GATES: int(wishes.gates), **strength}
     return None
