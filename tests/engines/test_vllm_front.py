@@ -189,6 +189,8 @@ def test_wishes_that_are_none_are_refused_with_their_name(wishes):
     problem = translate(asked(wishes))
     assert problem is not None
     assert problem.startswith(KEY)
+    where = f"{KEY}.{next(iter(wishes))}" if isinstance(wishes, dict) else KEY
+    assert problem.startswith(f"{where}: ")
     assert problem.endswith(".")
 
 

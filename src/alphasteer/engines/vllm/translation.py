@@ -25,8 +25,8 @@ def translate(request: Any) -> str | None:
     try:
         wishes = Wishes.model_validate(given)
     except ValidationError as error:
-        where, problem = first_problem(error, "the field")
-        return f"{KEY}, {where}: {problem}."
+        where, problem = first_problem(error, "")
+        return f"{KEY}{where and '.' + where}: {problem}."
     strength = {} if wishes.strength is None else {STRENGTH: wishes.strength}
     request.vllm_xargs = {**(request.vllm_xargs or {}), GATES: int(wishes.gates), **strength}
     return None
