@@ -102,7 +102,8 @@ function showCurve() {
   const averages = (arm) => ({ arm, x: results.averages[arm].identical, y: results.averages[arm].dsr });
   const points = arms.map(averages).filter((p) => p.x !== null && p.y !== null);
   if (!points.length) { at("curve").textContent = "Needs a safety suite and a harmless one."; return; }
-  const lowest = Math.min(0.9, ...points.map((p) => p.x));
+  const leftmost = Math.min(...points.map((p) => p.x));
+  const lowest = [0.8, 0.6, 0.2].find((start) => start <= leftmost) ?? 0; // from each of these, quarters are round
   const labels = { x: (v) => percent(v, 0), y: (v) => percent(v, 0), below: "harmless replies unchanged" };
   const { svg, x, y } = ruled(680, 380, [60, 150, 45], [lowest, 1], [0, 1], labels, "Refusals of malicious requests against unchanged harmless replies, by arm");
   const names = Object.keys(curves);
@@ -111,16 +112,17 @@ function showCurve() {
   const written = [];
   for (const p of points) {
     const [across, up] = [x(p.x), y(p.y)];
-    // A name that would stand on another one moves down a line.
+    // A name that would stand on another one moves a line down, or up where the axis' numbers are below.
     let line = up + 4;
-    while (written.some(([a, b]) => Math.abs(a - across) < 110 && Math.abs(b - line) < 12)) line += 12;
+    const away = p.y < 0.15 ? -12 : 12;
+    while (written.some(([a, b]) => Math.abs(a - across) < 110 && Math.abs(b - line) < 12)) line += away;
     written.push([across, line]);
     svg.append(drawn("circle", { cx: across, cy: up, r: 5, fill: colour(p.arm) }), drawn("text", { x: across + 9, y: line }, p.arm));
   }
   at("curve").append(svg);
 }
 
-const KINDS = { safety: ["#D55E00", "#E69F00", "#CC79A7", "#a63d40", "#8c6d1f"], harmless: ["#0072B2", "#56B4E9", "#009E73", "#6a5acd", "#2f6f6f"] };
+const KINDS = { safety: ["#D55E00", "#E69F00", "#CC79A7", "#a63d40", "#8c6d1f", "#f4a582", "#6d2f00", "#d4b106"], harmless: ["#0072B2", "#56B4E9", "#009E73", "#6a5acd", "#2f6f6f"] };
 function suiteColour(name) {
   const side = (suite) => (suite.kind === "safety" ? "safety" : "harmless");
   const alike = Object.keys(results.suites).filter((other) => side(results.suites[other]) === side(results.suites[name]));
