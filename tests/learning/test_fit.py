@@ -9,8 +9,9 @@ from conftest import Listener, let_letters_refuse, tiny_model, tiny_tokenizer
 from alphasteer.errors import LearningError, PromptError
 from alphasteer.evaluation.figures import selection_figure
 from alphasteer.learning import FitSettings, fit
+from alphasteer.learning.push_choice import third_above
 from alphasteer.learning.selection import shared_out
-from alphasteer.models import fingerprint
+from alphasteer.models import find_decoder, fingerprint
 from alphasteer.prompts import Prompt, PromptSet
 from alphasteer.reporting import LogReporter
 
@@ -60,9 +61,11 @@ def test_a_steering_comes_with_its_record_and_fits_its_model(model):
 
 
 def test_refined_directions_are_tried_beside_those_of_the_contrast(model):
-    record = run(model).record
+    steering = run(model)
+    record, (push,) = steering.record, steering.pushes
     refined = {trial["rule"].partition(", refined on ")[::2] for trial in record["trials"]}
-    assert ("own replies", "1-1") in refined, "the third of the model above the gate is among the windows"
+    third = "-".join(map(str, third_above(push.gate.layer, len(find_decoder(model)))))
+    assert ("own replies", third) in refined, "the third of the model above the gate is among the windows"
     assert any(not window for _, window in refined)
     assert record["trials"][0]["rule"] in record["selection"]["reason"]
     surprises = [push["surprise"] for push in record["selection"]["searched"]]
@@ -137,6 +140,22 @@ def test_a_push_that_moves_benign_prompts_too_far_comes_after_those_within_the_b
     assert not any("Every push moves" in message for message in listener.said)
     run(model, settings=WIDE.model_copy(update={"divergence": 1e-9}), report=listener)
     assert any("Every push moves" in message for message in listener.said)
+
+
+def test_a_finalist_beyond_the_bound_is_weakened_to_it_but_not_to_nothing(model):
+    def refined(bound):
+        """The finalist that every fit has, whatever it found: directions refined in the third above the gate."""
+        steering = run(model, settings=WIDE.model_copy(update={"divergence": bound}))
+        window = third_above(steering.pushes[0].gate.layer, len(find_decoder(model)))
+        (trial,) = [t for t in steering.record["trials"] if t["rule"].endswith("refined on {}-{}".format(*window))]
+        return trial
+
+    free = refined(1e6)
+    held = refined(0.8 * free["divergence"])
+    assert (free["strength"], held["rule"]) == (1.0, free["rule"])
+    assert 0.5 <= held["strength"] < 1.0
+    assert held["divergence"] <= 0.8 * free["divergence"]
+    assert refined(1e-9) == free, "weakened to nothing it would be no push"
 
 
 def test_room_for_prompts_goes_to_the_sources_that_have_some():

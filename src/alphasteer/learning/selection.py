@@ -1,5 +1,6 @@
 """Choosing the push in stages: a cheap search, refinement where it found most, short replies of the finalists."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,8 @@ FEWEST_OPEN = 8
 """Nothing is searched or refined on fewer requests whose gate opens."""
 MOST_OPEN = 32
 """Tries are measured on at most so many requests, and on as many altered benign prompts."""
+WEAKEST = 0.5
+"""A finalist beyond the bound on benign prompts is weakened to this share of its strength at most."""
 FULL_REPLY = 48
 """Tokens of a reply by which candidates would be judged without stages: as long as ``alphasteer eval`` takes."""
 
@@ -95,7 +98,7 @@ class Selection:
             probes = self.evidence.held_out(self.evidence.examples.malicious, settings.probes)
             prefilled = self.prefilled(probes)
             before = [refuses(reply.text) for reply in prefilled.replies(settings.reply_tokens)]
-            finalists = [replace(push, divergence=self._divergence.under(self.build(push))) for push in finalists]
+            finalists = [self._within_bound(push) for push in finalists]
             judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report)
             judged.sort(key=lambda push: (push.divergence or 0.0) > settings.divergence)  # within the bound first
             if (judged[0].divergence or 0.0) > settings.divergence:
@@ -116,6 +119,18 @@ class Selection:
         template, tokenizer = self.evidence.template, self.evidence.tokenizer
         rendered = template.render_all(prompts)
         return PrefilledPrompts(self.model, tokenizer, rendered, template.reply_start, self.report, rows=rows)
+
+    def _within_bound(self, push: Trial) -> Trial:
+        """The push with its divergence; weakened to the bound, unless little is left then or the strength is given."""
+        bound = self.settings.divergence
+        given = tried = replace(push, divergence=self._divergence.under(self.build(push)))
+        while tried.divergence is not None and tried.divergence > bound and self.settings.strength is None:
+            # Divergence grows about as strength does.
+            weaker = replace(push, strength=math.floor(100 * tried.strength * bound / tried.divergence) / 100)
+            if weaker.strength < WEAKEST * push.strength:
+                return given
+            tried = replace(weaker, divergence=self._divergence.under(self.build(weaker)))
+        return tried
 
     @property
     def _strength(self) -> float:
