@@ -47,6 +47,12 @@ def run(model, benign=BENIGN, harmful=HARMFUL, settings=QUICK, **kwargs):
     return fit(model, tiny_tokenizer(), given, PromptSet.of(harmful, "h"), settings=settings, **kwargs)
 
 
+def third_above_gate(steering, model):
+    """The window of refined directions that every fit tries, as rules name it."""
+    first, last = third_above(steering.pushes[0].gate.layer, len(find_decoder(model)))
+    return f"{first}-{last}"
+
+
 def test_a_steering_comes_with_its_record_and_fits_its_model(model):
     steering = run(model)
     (push,) = steering.pushes
@@ -62,10 +68,11 @@ def test_a_steering_comes_with_its_record_and_fits_its_model(model):
 
 def test_refined_directions_are_tried_beside_those_of_the_contrast(model):
     steering = run(model)
-    record, (push,) = steering.record, steering.pushes
+    record = steering.record
     refined = {trial["rule"].partition(", refined on ")[::2] for trial in record["trials"]}
-    third = "-".join(map(str, third_above(push.gate.layer, len(find_decoder(model)))))
-    assert ("own replies", third) in refined, "the third of the model above the gate is among the windows"
+    assert ("own replies", third_above_gate(steering, model)) in refined, (
+        "the third of the model above the gate is among the windows"
+    )
     assert any(not window for _, window in refined)
     assert record["trials"][0]["rule"] in record["selection"]["reason"]
     surprises = [push["surprise"] for push in record["selection"]["searched"]]
@@ -146,8 +153,8 @@ def test_a_finalist_beyond_the_bound_is_weakened_to_it_but_not_to_nothing(model)
     def refined(bound):
         """The finalist that every fit has, whatever it found: directions refined in the third above the gate."""
         steering = run(model, settings=WIDE.model_copy(update={"divergence": bound}))
-        window = third_above(steering.pushes[0].gate.layer, len(find_decoder(model)))
-        (trial,) = [t for t in steering.record["trials"] if t["rule"].endswith("refined on {}-{}".format(*window))]
+        window = third_above_gate(steering, model)
+        (trial,) = [t for t in steering.record["trials"] if t["rule"].endswith(f"refined on {window}")]
         return trial
 
     free = refined(1e6)

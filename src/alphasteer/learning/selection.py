@@ -122,15 +122,19 @@ class Selection:
 
     def _within_bound(self, push: Trial) -> Trial:
         """The push with its divergence; weakened to the bound, unless little is left then or the strength is given."""
-        bound = self.settings.divergence
-        given = tried = replace(push, divergence=self._divergence.under(self.build(push)))
-        while tried.divergence is not None and tried.divergence > bound and self.settings.strength is None:
+
+        def moved(strength: float) -> float:
+            return self._divergence.under(self.build(replace(push, strength=strength)))
+
+        bound, strength = self.settings.divergence, push.strength
+        unweakened = divergence = moved(strength)
+        while divergence > bound and self.settings.strength is None:
             # Divergence grows about as strength does.
-            weaker = replace(push, strength=math.floor(100 * tried.strength * bound / tried.divergence) / 100)
-            if weaker.strength < WEAKEST * push.strength:
-                return given
-            tried = replace(weaker, divergence=self._divergence.under(self.build(weaker)))
-        return tried
+            strength = math.floor(100 * strength * bound / divergence) / 100
+            if strength < WEAKEST * push.strength:
+                return replace(push, divergence=unweakened)
+            divergence = moved(strength)
+        return replace(push, strength=strength, divergence=divergence)
 
     @property
     def _strength(self) -> float:
