@@ -12,11 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from alphasteer.activations import score_prompts
-from alphasteer.evaluation.intervals import wilson
 from alphasteer.prompts import Prompt, starter_prompts
 from alphasteer.reporting import LogReporter
 from alphasteer.steering.loading import load_steered
-from benchmarks.common import table, write
+from benchmarks.common import gate_row, report_gates
 
 SYSTEM = "You are the helpful assistant of a travel agency. Answer in short sentences."
 TURNS = (
@@ -61,9 +60,7 @@ def main(
 
     def measure(kind: str, chat: str, prompts: Sequence[Prompt]) -> None:
         gates = score_prompts(loaded, tokenizer, steering, prompts, LogReporter())
-        opened = [any(float(gate.opened[i]) > 0 for gate in gates) for i in range(len(prompts))]
-        share = sum(opened) / len(opened)
-        rows.append([kind, chat, len(opened), share, *wilson(share, len(opened))])
+        rows.append(gate_row([kind, chat], gates))
 
     for kind in ("harmful", "jailbreak", "borderline", "benign"):
         asked = [chats(prompt) for prompt in starter_prompts(kind, "test")]
@@ -73,9 +70,7 @@ def main(
         measure("harmful", f"in {language}", prompts)
     foreign = starter_prompts("benign", "test").where(lambda prompt: prompt.category == "languages")
     measure("benign", "in other languages", foreign.prompts)
-    columns = ["prompts", "chat", "n", "gate open", "low", "high"]
-    write("chats", {"artefact": artefact, "rows": [dict(zip(columns, row, strict=True)) for row in rows]})
-    table("How often the gate opens", columns, rows)
+    report_gates("chats", "How often the gate opens", artefact, ["prompts", "chat"], rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from alphasteer.activations import GateScores
+from alphasteer.evaluation.intervals import wilson
+
 FOLDER = Path("runs/benchmarks")
 
 
@@ -28,6 +31,26 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     for row in rows:
         drawn.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
     Console(highlight=False).print(drawn)
+
+
+def gate_row(labels: Sequence[str], gates: Sequence[GateScores], chosen: Sequence[int] | None = None) -> list[Any]:
+    """How many prompts there are, the share of them that open any gate, and its 95 % interval, after the labels.
+
+    Args:
+        chosen: the prompts' places; all of them if not given.
+    """
+    opened = torch.stack([gate.opened for gate in gates]).gt(0).any(0)
+    if chosen is not None:
+        opened = opened[list(chosen)]
+    share = float(opened.double().mean())
+    return [*labels, len(opened), share, *wilson(share, len(opened))]
+
+
+def report_gates(name: str, title: str, artefact: str, labels: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Keep and print rows of ``gate_row``."""
+    columns = [*labels, "n", "gate open", "low", "high"]
+    write(name, {"artefact": artefact, "rows": [dict(zip(columns, row, strict=True)) for row in rows]})
+    table(title, columns, rows)
 
 
 def demo_folder() -> str:

@@ -6,16 +6,15 @@ Never fit or choose on them, or they measure nothing; a fit's own sources say wh
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from alphasteer.activations import score_prompts
-from alphasteer.evaluation.intervals import wilson
 from alphasteer.prompts import read_prompts
 from alphasteer.reporting import LogReporter
 from alphasteer.steering.loading import load_steered
-from benchmarks.common import table, write
+from benchmarks.common import gate_row, report_gates
 
 
 def main(
@@ -25,17 +24,12 @@ def main(
     steering, loaded, tokenizer = load_steered(artefact, model, "cpu", "auto")
     prompts = read_prompts(str(Path(__file__).parent / "unseen.jsonl")).prompts
     gates = score_prompts(loaded, tokenizer, steering, prompts, LogReporter())
-    opened: dict[str, list[bool]] = {}
-    for number, prompt in enumerate(prompts):
-        opened.setdefault(prompt.category, []).append(any(float(gate.opened[number]) > 0 for gate in gates))
-    opened["all"] = [opens for of_kind in opened.values() for opens in of_kind]
-    rows: list[list[Any]] = []
-    for kind, found in opened.items():
-        share = sum(found) / len(found)
-        rows.append([kind, len(found), share, *wilson(share, len(found))])
-    columns = ["prompts", "n", "gate open", "low", "high"]
-    write("unseen", {"artefact": artefact, "rows": [dict(zip(columns, row, strict=True)) for row in rows]})
-    table("How often the gate opens on harmless prompts of unseen kinds", columns, rows)
+    by_kind: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        by_kind.setdefault(prompt.category, []).append(place)
+    rows = [gate_row([kind], gates, places) for kind, places in by_kind.items()]
+    title = "How often the gate opens on harmless prompts of unseen kinds"
+    report_gates("unseen", title, artefact, ["prompts"], [*rows, gate_row(["all"], gates)])
 
 
 if __name__ == "__main__":
