@@ -1,8 +1,8 @@
 """How often the gate opens on harmless prompts that no source of a fit holds, by kind.
 
 ``unseen.jsonl`` holds prompts written for this alone, apart from the starter prompts: role plays, pasted texts with a
-task, tasks with inputs, everyday questions at length, exam questions, harmless prompts in the forms of jailbreaks, and
-borderline ones, short and long. Never fit or choose on them, or they measure nothing.
+task, tasks with inputs, everyday questions at length, exam questions, some with passages, harmless prompts in the forms
+of jailbreaks, and borderline ones, short and long. Never fit or choose on them, or they measure nothing.
 """
 
 from pathlib import Path
