@@ -32,7 +32,7 @@ def loaded(source):
 def artefact(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "steering"
     config = folder.parent / "fit.yaml"
-    config.write_text("limit: 48\ncharacters: 60000\nreplies: 40\nsteps: 16\nprobes: 9\nreply_tokens: 24\n")
+    config.write_text("limit: 48\nreplies: 40\nsteps: 16\nprobes: 9\nreply_tokens: 24\n")
     result = CliRunner().invoke(app, ["fit", source, "-o", str(folder), "--config", str(config), "-q"])
     assert result.exit_code == 0, (result.output, result.exception)
     return folder

@@ -45,10 +45,10 @@ def command(
 
     started = time.monotonic()
     reporter = ConsoleReporter(quiet)
-    # A demo is to end within minutes: no search, refinement in one window, and part of the harmless prompts.
-    settings = FitSettings(benign_budget=0.02, trials=0, windows=0, replies=120, characters=200_000)
+    # A demo is to end within minutes: no search, and refinement in one window.
+    settings = FitSettings(benign_budget=0.02, trials=0, windows=0, replies=120)
     suites = [suite for name in STARTER_SUITES for suite in read_suites(name)]
-    fitted = {kind: starter_prompts(kind, "fit").limit_text(settings.characters, settings.seed) for kind in KINDS}
+    fitted = {kind: starter_prompts(kind, "fit") for kind in KINDS}
     with alone_in(output_folder(output)) as work:
         source = demo_model(reporter)
         reporter.say(f"Loading {source}")
