@@ -1,8 +1,9 @@
-"""How often the gate opens on harmless prompts that no source of a fit holds, by kind.
+"""How often the gate opens on harmless prompts of kinds that no source of a fit holds, by kind.
 
-``unseen.jsonl`` holds prompts written for this alone, apart from the starter prompts: role plays, pasted texts with a
-task, tasks with inputs, everyday questions at length, exam questions, some with passages, harmless prompts in the forms
-of jailbreaks, and borderline ones, short and long. Never fit or choose on them, or they measure nothing.
+``unseen.jsonl`` holds prompts written for this project: role plays, pasted texts with a task, tasks with inputs,
+everyday questions at length, exam questions, some with passages, harmless prompts in the forms of jailbreaks, and
+borderline ones, short and long. Never fit or choose on them, or they measure nothing; a fit's own sources say what its
+budget holds for.
 """
 
 from pathlib import Path
@@ -28,7 +29,7 @@ def main(
     for place, prompt in enumerate(prompts):
         by_kind.setdefault(prompt.category, []).append(place)
     rows = [gate_row([kind], gates, places) for kind, places in by_kind.items()]
-    title = "How often the gate opens on harmless prompts that no source holds"
+    title = "How often the gate opens on harmless prompts of unseen kinds"
     report_gates("unseen", title, artefact, ["prompts"], [*rows, gate_row(["all"], gates)])
 
 
