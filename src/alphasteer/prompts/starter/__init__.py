@@ -59,6 +59,13 @@ def starter_contexts(split: str) -> list[tuple[Message, ...]]:
     return [tuple(row["messages"]) for row in _rows("contexts") if row["split"] == split]
 
 
+def fill_wrapper(template: str, request: str) -> str:
+    """A jailbreak wrapper around a request, which stands in it as it is or encoded, as the wrapper's field says."""
+    for field, encode in _ENCODINGS.items():
+        template = template.replace(field, encode(request))
+    return template
+
+
 def _rows(name: str) -> list[dict[str, Any]]:
     text = files(__package__).joinpath(f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
@@ -76,8 +83,6 @@ def _jailbreaks() -> list[Prompt]:
         requests = [prompt for prompt in _read("harmful") if prompt.split == split]
         for number, request in enumerate(requests):
             wrapper = usable[number % len(usable)]
-            text = wrapper["template"]
-            for field, encode in _ENCODINGS.items():
-                text = text.replace(field, encode(request.text))
+            text = fill_wrapper(wrapper["template"], request.text)
             wrapped.append(Prompt.of(text, f"{wrapper['id']}+{request.id}", wrapper["kind"], split))
     return wrapped
