@@ -15,7 +15,7 @@ import typer
 
 from alphasteer.activations import score_prompts
 from alphasteer.prompts import Prompt, read_prompts, starter_prompts
-from alphasteer.prompts.starter import fill_wrapper
+from alphasteer.prompts.starter import in_wrapper
 from alphasteer.reporting import LogReporter
 from alphasteer.steering.loading import load_steered
 from benchmarks.common import gate_row, report_gates
@@ -44,14 +44,9 @@ def main(
 def jailbreaks() -> list[Prompt]:
     """Requests of the starter prompts' test split in the benchmark's wrappers, taken in turn."""
     requests = starter_prompts("harmful", "test").prompts
-    text = (HERE / "unseen_jailbreaks.jsonl").read_text(encoding="utf-8")
-    wrapped = []
-    for number, wrapper in enumerate(map(json.loads, text.splitlines())):
-        for place in range(REQUESTS):
-            request = requests[(number * REQUESTS + place) % len(requests)]
-            filled = fill_wrapper(wrapper["template"], request.text)
-            wrapped.append(Prompt.of(filled, f"{wrapper['id']}+{request.id}", wrapper["kind"]))
-    return wrapped
+    wrappers = [json.loads(line) for line in (HERE / "unseen_jailbreaks.jsonl").open(encoding="utf-8")]
+    repeated = [wrapper for wrapper in wrappers for _ in range(REQUESTS)]
+    return [in_wrapper(wrapper, requests[n % len(requests)]) for n, wrapper in enumerate(repeated)]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ takes both from the same split, so the test split shows unseen requests in unsee
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
@@ -59,11 +59,16 @@ def starter_contexts(split: str) -> list[tuple[Message, ...]]:
     return [tuple(row["messages"]) for row in _rows("contexts") if row["split"] == split]
 
 
-def fill_wrapper(template: str, request: str) -> str:
-    """A jailbreak wrapper around a request, which stands in it as it is or encoded, as the wrapper's field says."""
+def in_wrapper(wrapper: Mapping[str, str], request: Prompt) -> Prompt:
+    """A request in a jailbreak wrapper, where it stands as it is or encoded, as the field in the template says.
+
+    Args:
+        wrapper: its ``id``, ``kind`` and ``template``.
+    """
+    text = wrapper["template"]
     for field, encode in _ENCODINGS.items():
-        template = template.replace(field, encode(request))
-    return template
+        text = text.replace(field, encode(request.text))
+    return Prompt.of(text, f"{wrapper['id']}+{request.id}", wrapper["kind"], request.split)
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
@@ -77,12 +82,9 @@ def _read(name: str) -> list[Prompt]:
 
 def _jailbreaks() -> list[Prompt]:
     wrappers = _rows("jailbreaks")
-    wrapped = []
+    wrapped: list[Prompt] = []
     for split in SPLITS:
         usable = [w for w in wrappers if w["split"] == split]
         requests = [prompt for prompt in _read("harmful") if prompt.split == split]
-        for number, request in enumerate(requests):
-            wrapper = usable[number % len(usable)]
-            text = fill_wrapper(wrapper["template"], request.text)
-            wrapped.append(Prompt.of(text, f"{wrapper['id']}+{request.id}", wrapper["kind"], split))
+        wrapped += [in_wrapper(usable[n % len(usable)], request) for n, request in enumerate(requests)]
     return wrapped
