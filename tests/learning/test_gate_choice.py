@@ -213,7 +213,7 @@ def test_held_out_prompts_of_known_kinds_do_not_lower_the_threshold():
     quiet = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] - 50})}
     settings = FitSettings()
     read_outs = [combine_layers(fit_candidates(kind, [3], settings))[0] for kind in by_kind(examined, settings)]
-    gate = join(read_outs, settings.benign_budget, examined.malicious)
+    gate = join(read_outs, settings.source_budget, examined.malicious)
     assert calibrated(gate, Examined(quiet, examined.malicious), settings).threshold == 1.0
     loud = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] + 50})}
     assert calibrated(gate, Examined(loud, examined.malicious), settings).threshold > 1.0
@@ -223,6 +223,6 @@ def test_one_kind_opens_the_gate_without_the_other():
     examined = two_sorts(60, 1)
     settings = FitSettings()
     read_outs = [combine_layers(fit_candidates(kind, [3], settings))[0] for kind in by_kind(examined, settings)]
-    calibration = calibrated(join(read_outs, settings.benign_budget, examined.malicious), examined, settings)
+    calibration = calibrated(join(read_outs, settings.source_budget, examined.malicious), examined, settings)
     assert calibration.opened["m"] == 1.0
     assert calibration.observed <= settings.benign_budget

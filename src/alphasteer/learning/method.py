@@ -64,7 +64,7 @@ class Fit:
         """The one gate of every kind's read-out, the mean of the draws' best ones, and its operating point."""
         best = [mean_read_out([combine_layers(singles)[0] for singles in of_kind]) for of_kind in drawn]
         examined = self.evidence.examined
-        gate = join(best, self.settings.benign_budget, examined.malicious)
+        gate = join(best, self.settings.source_budget, examined.malicious)
         calibration = calibrated(gate, examined, self.settings)
         self.report.say(
             f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
