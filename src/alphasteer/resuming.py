@@ -68,19 +68,30 @@ class Shelf:
 
     def tensors(self, name: str, identity: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What ``compute`` gave for this identity, computed only if it is not on the shelf."""
-        if self.folder is None:
-            return compute()
-        path = self.folder / f"{name}-{digest(identity)}.safetensors"
-        if path.exists():
-            try:
-                return dict(load_file(path))
-            except SafetensorError:  # damaged from outside: what is written here is whole or absent
-                path.unlink()
+        found = self.known(name, identity)
+        if found is not None:
+            return found
         result = compute()
-        scratch = path.with_suffix(".part")
-        save_file({key: value.contiguous() for key, value in result.items()}, scratch)
-        scratch.replace(path)
+        path = self._path(name, identity)
+        if path is not None:
+            scratch = path.with_suffix(".part")
+            save_file({key: value.contiguous() for key, value in result.items()}, scratch)
+            scratch.replace(path)
         return result
+
+    def known(self, name: str, identity: Any) -> dict[str, Tensor] | None:
+        """What is on the shelf for this identity, if anything is."""
+        path = self._path(name, identity)
+        if path is None or not path.exists():
+            return None
+        try:
+            return dict(load_file(path))
+        except SafetensorError:  # damaged from outside: what is written here is whole or absent
+            path.unlink()
+            return None
+
+    def _path(self, name: str, identity: Any) -> Path | None:
+        return None if self.folder is None else self.folder / f"{name}-{digest(identity)}.safetensors"
 
     def journal(self, name: str, identity: Any) -> "Journal":
         """The journal of this identity, with what an earlier run wrote into it."""

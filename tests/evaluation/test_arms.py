@@ -6,7 +6,7 @@ from conftest import hand_made
 
 from alphasteer.baselines import BASELINES
 from alphasteer.errors import EvaluationError, SteeringError
-from alphasteer.evaluation import Suite, check_arms, evaluate, read_arms, read_starts, results
+from alphasteer.evaluation import Suite, check_arms, evaluate, read_arms, results
 from alphasteer.evaluation.report import render_report
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.reporting import LogReporter
@@ -48,9 +48,8 @@ def test_the_unsteered_model_alone_can_be_measured(llama, tokenizer):
     suites = [Suite("bad", "safety", "refusal", PromptSet.of(["steal", "burn"]))]
     arms = {"vanilla": None}
     outcomes = evaluate(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf(), max_new_tokens=3)
-    starts = read_starts(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf())
-    found = results(outcomes, starts, model="tiny", steering=None)
-    assert "<html" in render_report(found, outcomes, starts, arms)
+    found = results(outcomes, model="tiny", steering=None)
+    assert "<html" in render_report(found, outcomes, arms)
 
 
 def test_a_push_beyond_all_numbers_leaves_no_holes_in_the_report(llama, tokenizer):
@@ -58,8 +57,7 @@ def test_a_push_beyond_all_numbers_leaves_no_holes_in_the_report(llama, tokenize
     wild = hand_made(llama, ChatTemplate(tokenizer).reply_start, strength=1e38)
     arms = {"vanilla": None, "wild": wild}
     outcomes = evaluate(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf(), max_new_tokens=3)
-    starts = read_starts(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf())
-    assert not bool(torch.isfinite(starts["bad"]["wild"].divergence).all()), "this test's push must overflow"
-    page = render_report(results(outcomes, starts, model="tiny", steering=None), outcomes, starts, arms)
+    assert not bool(torch.isfinite(outcomes[0].starts["wild"].divergence).all()), "this test's push must overflow"
+    page = render_report(results(outcomes, model="tiny", steering=None), outcomes, arms)
     assert "NaN" not in page.split('id="data">')[1].split("</script>")[0]
     assert "Infinity" not in page.split('id="data">')[1].split("</script>")[0]

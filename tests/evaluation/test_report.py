@@ -18,6 +18,12 @@ LONG = "Sure, here is what you do, and it goes on for a good while longer than a
 EVIL = "</script><script>document.title = 'taken over'</script><!-- <b>bold</b>"
 
 
+def some_starts(count):
+    torch.manual_seed(count)
+    one, layers, stream = torch.rand(count), torch.rand(count, 4), torch.randn(2, count, 8)
+    return Starts(one, torch.randn(count), torch.ones(count), layers, *stream)
+
+
 @pytest.fixture(scope="module")
 def page(llama):
     def build(full_replies=False, swept=False):
@@ -47,31 +53,22 @@ def page(llama):
                 {"vanilla": marks(1, False, accuracy=(True,)), "steered": marks(1, False, accuracy=(True,))},
             ),
         ]
-        starts = {
-            o.suite.name: {
-                "steered": Starts(
-                    torch.rand(len(o)),
-                    torch.randn(len(o)),
-                    torch.ones(len(o)),
-                    torch.rand(len(o), 4),
-                    torch.randn(len(o), 8),
-                    torch.randn(len(o), 8),
-                )
-            }
-            for o in outcomes
-        }
+        outcomes = [replace(o, starts={"steered": some_starts(len(o))}) for o in outcomes]
         arms = {"vanilla": None, "steered": hand_made(llama, (5,), threshold=0.2, ceiling=0.8)}
         if swept:
             names = ("steered x0.5", "steered x1")
             arms = {"vanilla": None, **dict.fromkeys(names, arms["steered"])}
             outcomes = [
-                replace(o, **{f: {"vanilla": v["vanilla"], **dict.fromkeys(names, v["steered"])} for f, v in parts})
+                replace(
+                    o,
+                    replies={"vanilla": o.replies["vanilla"], **dict.fromkeys(names, o.replies["steered"])},
+                    marks={"vanilla": o.marks["vanilla"], **dict.fromkeys(names, o.marks["steered"])},
+                    starts=dict.fromkeys(names, o.starts["steered"]),
+                )
                 for o in outcomes
-                for parts in [(("replies", o.replies), ("marks", o.marks))]
             ]
-            starts = {name: dict.fromkeys(names, by_arm["steered"]) for name, by_arm in starts.items()}
-        found = results(outcomes, starts, model="org/tiny", steering="abc")
-        return render_report(found, outcomes, starts, arms, full_replies=full_replies)
+        found = results(outcomes, model="org/tiny", steering="abc")
+        return render_report(found, outcomes, arms, full_replies=full_replies)
 
     return build
 
@@ -153,8 +150,9 @@ def test_the_plane_is_that_of_most_variance_of_the_unsteered_streams():
     before = torch.randn(30, 6) * torch.tensor([9.0, 5.0, 1.0, 0.1, 0.1, 0.1])
     after = before + 1
     zeros = torch.zeros(30)
-    starts = {"s": {"a": Starts(zeros, zeros, zeros, torch.zeros(30, 2), before, after)}}
-    dots = places(starts)["a"]["s"]
+    suite = Suite("s", "safety", "refusal", PromptSet.of([f"steal {n}" for n in range(30)]))
+    starts = {"a": Starts(zeros, zeros, zeros, torch.zeros(30, 2), before, after)}
+    dots = places([Outcome(suite, {}, {}, starts)])["a"]["s"]
     centred = (before - before.mean(0)).double()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     for number, column in enumerate((-1, -2)):
@@ -163,7 +161,7 @@ def test_the_plane_is_that_of_most_variance_of_the_unsteered_streams():
         assert min((found - expected).abs().max(), (found + expected).abs().max()) < 2e-3
     moved = torch.tensor(dots["after"]) - torch.tensor(dots["before"])
     assert (moved - moved[0]).abs().max() < 3e-3, "one shift for all moves all dots alike"
-    assert places({}) == {}
+    assert places([Outcome(suite, {}, {})]) == {}
 
 
 def test_a_sweep_is_drawn_as_a_line_from_the_unsteered_model(browser, page, tmp_path):

@@ -1,6 +1,7 @@
 """What is read where replies start: the first token's divergence and the gate, prompt by prompt."""
 
 import json
+from dataclasses import fields, replace
 from importlib.resources import files
 
 import jsonschema
@@ -9,8 +10,10 @@ import pytest
 import torch
 from conftest import hand_made
 
-from alphasteer.evaluation import Suite, bootstrap, evaluate, read_starts, results
+from alphasteer.evaluation import Suite, bootstrap, evaluate, results
+from alphasteer.evaluation.starts import Starts, StartsOnlooker
 from alphasteer.prompts import ChatTemplate, PromptSet
+from alphasteer.replies import compare_replies
 from alphasteer.reporting import LogReporter
 from alphasteer.resuming import Shelf
 
@@ -26,11 +29,17 @@ def suites():
     ]
 
 
+def read(model, tokenizer, suites, arms, shelf=None, tokens=3):
+    """By suite and arm."""
+    outcomes = evaluate(model, tokenizer, suites, arms, LogReporter(), shelf=shelf or Shelf(), max_new_tokens=tokens)
+    return {outcome.suite.name: outcome.starts for outcome in outcomes}
+
+
 @pytest.mark.parametrize("positions", ["reply_start", "prompt"])
 def test_divergence_and_gate_are_those_of_each_prompt_alone(llama, tokenizer, suites, positions):
     template = ChatTemplate(tokenizer)
     steering = hand_made(llama, template.reply_start, positions=positions)
-    found = read_starts(llama, tokenizer, suites, {"vanilla": None, "steered": steering}, LogReporter(), shelf=Shelf())
+    found = read(llama, tokenizer, suites, {"vanilla": None, "steered": steering})
     assert set(found["bad"]) == {"steered"}
     for number, text in enumerate(BAD):
         ids = torch.tensor([template.render_all(PromptSet.of([text]).prompts)[0]])
@@ -39,36 +48,111 @@ def test_divergence_and_gate_are_those_of_each_prompt_alone(llama, tokenizer, su
             with steering.attach(llama) as attached:
                 q = llama(input_ids=ids).logits[0, -1].softmax(-1)
                 gate = attached.last_gates[0]
-        read = found["bad"]["steered"]
-        assert float(read.divergence[number]) == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-3, abs=1e-5)
-        assert float(read.score[number]) == pytest.approx(float(gate.scores[0]), rel=1e-3, abs=1e-4)
-        assert float(read.opened[number]) == pytest.approx(float(gate.values[0]), rel=1e-3, abs=1e-4)
+        starts = found["bad"]["steered"]
+        assert float(starts.divergence[number]) == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-3, abs=1e-5)
+        assert float(starts.score[number]) == pytest.approx(float(gate.scores[0]), rel=1e-3, abs=1e-4)
+        assert float(starts.opened[number]) == pytest.approx(float(gate.values[0]), rel=1e-3, abs=1e-4)
 
 
 def test_a_closed_gate_moves_nothing_at_all(llama, tokenizer, suites):
     closed = hand_made(llama, ChatTemplate(tokenizer).reply_start, threshold=1e6, ceiling=2e6)
-    found = read_starts(llama, tokenizer, suites, {"vanilla": None, "closed": closed}, LogReporter(), shelf=Shelf())
-    for read in (found["bad"]["closed"], found["fine"]["closed"]):
-        assert not read.divergence.any()
-        assert not read.opened.any()
+    found = read(llama, tokenizer, suites, {"vanilla": None, "closed": closed})
+    for starts in (found["bad"]["closed"], found["fine"]["closed"]):
+        assert not starts.divergence.any()
+        assert not starts.opened.any()
+        assert not starts.shift.any()
+        assert torch.equal(starts.before, starts.after)
+
+
+def test_the_stream_is_read_before_the_reply_goes_on_and_after_the_push(llama, tokenizer, suites):
+    template = ChatTemplate(tokenizer)
+    steering = hand_made(llama, template.reply_start)
+    found = read(llama, tokenizer, suites, {"vanilla": None, "steered": steering})["bad"]["steered"]
+    last = len(llama.model.layers) - 1
+    for number, text in enumerate(BAD):
+        ids = torch.tensor([template.render_all(PromptSet.of([text]).prompts)[0]])
+        with torch.no_grad():
+            plain = llama(input_ids=ids, output_hidden_states=True).hidden_states[last][0, -1]
+        torch.testing.assert_close(found.before[number], plain, rtol=1e-4, atol=1e-4)
+    lowest = min(steering.pushes[0].directions)
+    assert not found.shift[:, :lowest].any()
+    assert bool((found.shift[found.opened > 0][:, lowest] > 0).all())
+    moved = (found.after - found.before).norm(dim=-1) / found.before.norm(dim=-1)
+    torch.testing.assert_close(found.shift[:, last], moved)
+
+
+def test_of_a_chat_the_last_reply_start_is_read(llama, tokenizer):
+    """Where the whole prompt is run at once, earlier ones are in it too."""
+    template = ChatTemplate(tokenizer)
+    steering = hand_made(llama, template.reply_start)
+    turns = (
+        {"role": "user", "content": BAD[0]},
+        {"role": "assistant", "content": "no"},
+        {"role": "user", "content": "hi"},
+    )
+    prompt = replace(PromptSet.of(["hi"]).prompts[0], messages=turns)
+    arms = {"vanilla": None, "steered": steering, "paper": hand_made(llama, template.reply_start, positions="prompt")}
+    found = read(llama, tokenizer, [Suite("chat", "utility", "identical", PromptSet("chat", (prompt,)))], arms)
+    ids = torch.tensor([template.render_all([prompt])[0]])
+    with torch.no_grad(), steering.attach(llama) as attached:
+        llama(input_ids=ids)
+        gate = attached.last_gates[0]
+    assert len(gate.scores) > 1, "this test's chat must hold several reply starts"
+    assert float(found["chat"]["steered"].score[0]) == pytest.approx(float(gate.scores[-1]), rel=1e-3, abs=1e-4)
 
 
 def test_what_was_read_is_kept(llama, tokenizer, suites, tmp_path):
     arms = {"vanilla": None, "steered": hand_made(llama, ChatTemplate(tokenizer).reply_start)}
-    first = read_starts(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf(tmp_path))
+    first = read(llama, tokenizer, suites, arms, Shelf(tmp_path))
     ran = []
     handle = llama.register_forward_hook(lambda *_: ran.append(1))
-    again = read_starts(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf(tmp_path))
+    again = read(llama, tokenizer, suites, arms, Shelf(tmp_path))
     handle.remove()
     assert not ran
-    assert torch.equal(first["bad"]["steered"].divergence, again["bad"]["steered"].divergence)
+    for field in fields(Starts):
+        assert torch.equal(getattr(first["bad"]["steered"], field.name), getattr(again["bad"]["steered"], field.name))
+
+
+@pytest.mark.parametrize("lost", ["starts-*.safetensors", "replies-*.jsonl"])
+def test_what_was_lost_is_read_again_and_the_same(llama, tokenizer, suites, tmp_path, lost):
+    steering = hand_made(llama, ChatTemplate(tokenizer).reply_start)
+    arms = {"vanilla": None, "steered": steering, "weaker": steering.scaled(0.5)}
+    first = read(llama, tokenizer, suites, arms, Shelf(tmp_path))
+    kept = sorted(tmp_path.glob(lost))
+    assert len(kept) >= 2
+    kept[0].unlink()
+    again = read(llama, tokenizer, suites, arms, Shelf(tmp_path))
+    for arm in ("steered", "weaker"):
+        for field in fields(Starts):
+            assert torch.equal(getattr(first["bad"][arm], field.name), getattr(again["bad"][arm], field.name))
+
+
+def test_reading_starts_takes_no_forward_of_its_own(llama, tokenizer, suites):
+    """Replies and starts together run what the replies alone do."""
+    template, ran = ChatTemplate(tokenizer), []
+    arms = {"vanilla": None, "steered": hand_made(llama, template.reply_start)}
+    prompts = [prompt for suite in suites for prompt in suite.prompts]
+    handle = llama.register_forward_hook(lambda *_: ran.append(1))
+    compare_replies(
+        llama, tokenizer, template.render_all(prompts), template.reply_start, arms, LogReporter(),
+        max_new_tokens=3, shelf=Shelf(), description="Replies",
+    )  # fmt: skip
+    alone = len(ran)
+    monitored = StartsOnlooker(llama, template.render_all(prompts), arms, Shelf())
+    compare_replies(
+        llama, tokenizer, template.render_all(prompts), template.reply_start, arms, LogReporter(),
+        max_new_tokens=3, shelf=Shelf(), description="Replies", onlooker=monitored,
+    )  # fmt: skip
+    handle.remove()
+    assert len(ran) == 2 * alone
+    assert set(monitored.starts) == {"steered"}
 
 
 def test_results_hold_divergence_and_gates_by_the_schema(llama, tokenizer, suites):
     arms = {"vanilla": None, "steered": hand_made(llama, ChatTemplate(tokenizer).reply_start)}
     outcomes = evaluate(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf(), max_new_tokens=3)
-    starts = read_starts(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf())
-    found = results(outcomes, starts, model="tiny", steering="abc")
+    starts = {outcome.suite.name: outcome.starts for outcome in outcomes}
+    found = results(outcomes, model="tiny", steering="abc")
     jsonschema.validate(found, json.loads(files("alphasteer.evaluation").joinpath("results.schema.json").read_text()))
     bad, fine = (starts[name]["steered"].score for name in ("bad", "fine"))
     higher = float((bad[:, None] > fine[None, :]).double().mean())

@@ -77,7 +77,6 @@ def command(
         evaluate,
         markdown_table,
         read_arms,
-        read_starts,
         read_suites,
         results,
     )
@@ -122,7 +121,6 @@ def command(
             judge=judge,
             preference_judge=preference_judge,
         )
-        starts = read_starts(loaded, tokenizer, suites, arms, reporter, shelf=Shelf(work))
         settings = {
             "judge": judge,
             "preference_judge": preference_judge,
@@ -133,9 +131,9 @@ def command(
             "dtype": str(loaded.dtype).removeprefix("torch."),
         }
         source = str(loaded.config._name_or_path)
-        found = results(outcomes, starts, model=source, steering=steering.digest, settings=settings)
+        found = results(outcomes, model=source, steering=steering.digest, settings=settings)
         write_whole(output / "results.json", (json.dumps(found, indent=2) + "\n").encode())
-        page = render_report(found, outcomes, starts, arms, full_replies=full_replies)
+        page = render_report(found, outcomes, arms, full_replies=full_replies)
         write_whole(output / "report.html", page.encode())
     print(json.dumps(found) if as_json or form is Form.json else markdown_table(found))
     reporter.say(f"Wrote {output}: results.json and report.html.")

@@ -10,7 +10,7 @@ from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
 from alphasteer.evaluation.judges import Judge, read_judge, verdicts
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.results import headings, markdown_table, results, table_rows
-from alphasteer.evaluation.starts import Starts, read_starts
+from alphasteer.evaluation.starts import Starts
 from alphasteer.evaluation.suites import STARTER_SUITES, Suite, SuiteEntry, built_in_suites, read_suites
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "pca_figure",
     "read_arms",
     "read_judge",
-    "read_starts",
     "read_suites",
     "results",
     "right_choice",

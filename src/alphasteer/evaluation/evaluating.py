@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 from alphasteer.errors import PromptError
@@ -19,6 +19,7 @@ from alphasteer.evaluation.judges import (
 )
 from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.preferences import wins
+from alphasteer.evaluation.starts import Starts, StartsOnlooker
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
 from alphasteer.models import context_length, weights_digest
 from alphasteer.prompts import ChatTemplate, Prompt
@@ -39,12 +40,14 @@ class Outcome:
         replies: by arm, in the order of the prompts.
         marks: by arm and metric (``refusal``, ``identical``, ``coherent`` but of single letters, and ``accuracy`` where
             answers are known), whether it holds of each reply; None where a judge could not say.
+        starts: by arm that steers, what was read where its replies start.
         wins: by arm, how each reply fares against the unsteered one (see ``wins``); empty where nobody compared.
     """
 
     suite: Suite
     replies: Mapping[str, tuple[Reply, ...]]
     marks: Mapping[str, Mapping[str, tuple[bool | None, ...]]]
+    starts: Mapping[str, Starts] = field(default_factory=dict)
     wins: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -79,7 +82,8 @@ def evaluate(
 ) -> list[Outcome]:
     """Reply to every suite under every arm, in the same batches, and judge the replies.
 
-    Replies are kept on the shelf as they come; an interrupted evaluation goes on where it stopped.
+    What the arms do where replies start is read along the way. All is kept on the shelf as it comes; an interrupted
+    evaluation goes on where it stopped.
 
     Args:
         arms: what to compare; must hold ``vanilla``.
@@ -98,8 +102,9 @@ def evaluate(
     judging = read_judge(judge)
     preferring = read_callable(preference_judge) if preference_judge else None
     only_safety = bool(getattr(judging, "harm", judge.startswith(CLASSIFIER)))
-    names, failures = [suite.name for suite in suites], list[str]()
-    replies: dict[str, dict[str, tuple[Reply, ...]]] = {name: {} for name in names}
+    failures: list[str] = []
+    replies: dict[str, dict[str, tuple[Reply, ...]]] = {}
+    starts: dict[str, dict[str, Starts]] = {}
 
     def length(suite: Suite) -> int:
         return max_new_tokens or REPLY_TOKENS[suite.metric]
@@ -107,23 +112,25 @@ def evaluate(
     for tokens, group in groupby(sorted(suites, key=length), key=length):
         together = list(group)  # in one go: fewer half-empty batches
         prompts = [prompt for suite in together for prompt in suite.prompts]
-        for arm, given in _replies(model, tokenizer, prompts, arms, tokens, shelf, report).items():
-            remaining = iter(given)
-            for suite in together:
-                replies[suite.name][arm] = tuple(islice(remaining, len(suite.prompts)))
+        said, read = _replies(model, tokenizer, prompts, arms, tokens, shelf, report)
+        end = 0
+        for suite in together:
+            start, end = end, end + len(suite.prompts)
+            replies[suite.name] = {arm: tuple(given[start:end]) for arm, given in said.items()}
+            starts[suite.name] = {arm: each.part(start, end) for arm, each in read.items()}
     outcomes = []
     counted = [(suite, len(suite.prompts)) for suite in suites]
     for suite in report.track(counted, "Judging", sum(count for _, count in counted)):
-        said = replies[suite.name]
-        fluent = _fluent(model, tokenizer, said, shelf)
+        own = replies[suite.name]
+        fluent = _fluent(model, tokenizer, own, shelf)
         asked = by_phrases if only_safety and suite.kind != "safety" else judging
-        refusals = {arm: _refusals(suite, said[arm], judge, asked, shelf, failures) for arm in arms}
+        refusals = {arm: _refusals(suite, own[arm], judge, asked, shelf, failures) for arm in arms}
         if asked is by_phrases:  # which cannot tell that its phrases stand in noise
             refusals = {arm: tuple(a and b for a, b in zip(refusals[arm], fluent[arm], strict=True)) for arm in arms}
-        outcome = _outcome(suite, said, refusals, fluent)
+        outcome = _outcome(suite, own, starts[suite.name], refusals, fluent)
         if preferring is not None and suite.metric == "identical":
             won = wins(
-                preferring, identity(str(preference_judge), preferring), suite.prompts.prompts, said, shelf, failures
+                preferring, identity(str(preference_judge), preferring), suite.prompts.prompts, own, shelf, failures
             )
             outcome = replace(outcome, wins=won)
         outcomes.append(outcome)
@@ -192,25 +199,30 @@ def _replies(
     tokens: int,
     shelf: Shelf,
     report: Reporter,
-) -> dict[str, list[Reply]]:
-    """Every arm's replies to the same prompts."""
+) -> tuple[dict[str, list[Reply]], dict[str, Starts]]:
+    """Every arm's replies to the same prompts, and what was read where they start."""
     room, template = context_length(model), ChatTemplate(tokenizer)
-    return compare_replies(
+    sequences = template.render_all(prompts, None if room is None else room - tokens)
+    onlooker = StartsOnlooker(model, sequences, arms, shelf)
+    replies = compare_replies(
         model,
         tokenizer,
-        template.render_all(prompts, None if room is None else room - tokens),
+        sequences,
         template.reply_start,
         arms,
         report,
         max_new_tokens=tokens,
         shelf=shelf,
         description=f"Replies of up to {tokens} tokens, {len(arms)} arms",
+        onlooker=onlooker,
     )
+    return replies, onlooker.starts
 
 
 def _outcome(
     suite: Suite,
     replies: Mapping[str, tuple[Reply, ...]],
+    starts: Mapping[str, Starts],
     refusals: Mapping[str, tuple[bool | None, ...]],
     fluent: Mapping[str, tuple[bool, ...]],
 ) -> Outcome:
@@ -230,4 +242,4 @@ def _outcome(
             marks[arm]["accuracy"] = tuple(
                 right(reply.text, prompt) for reply, prompt in zip(given, suite.prompts, strict=True)
             )
-    return Outcome(suite, replies, marks)
+    return Outcome(suite, replies, marks, starts)

@@ -11,7 +11,6 @@ from torch import Tensor
 from alphasteer.evaluation.arms import VANILLA
 from alphasteer.evaluation.evaluating import Outcome
 from alphasteer.evaluation.intervals import area_interval, bootstrap, mcnemar, wilson
-from alphasteer.evaluation.starts import AllStarts
 from alphasteer.learning import area_under_roc
 
 FORMAT = 1
@@ -21,7 +20,6 @@ MISSING = {"refusal": "unjudged", "win_rate": "uncompared"}
 
 def results(
     outcomes: Sequence[Outcome],
-    starts: AllStarts | None = None,
     *,
     model: str,
     steering: str | None,
@@ -30,8 +28,7 @@ def results(
     """All numbers of an evaluation: shares with 95 % intervals, paired tests between arms, averages.
 
     Args:
-        outcomes: what was replied.
-        starts: what was read at the reply starts, by suite and arm, if it was.
+        outcomes: what was replied, and read where replies start.
         model: what was steered.
         steering: the digest of the steering that was judged, if there was one.
         settings: how it was measured: the judges, the replies' length, ...
@@ -43,7 +40,7 @@ def results(
         "steering": steering,
         "arms": arms,
         "settings": dict(settings or {}),
-        "suites": {outcome.suite.name: _suite(outcome, outcomes, starts or {}) for outcome in outcomes},
+        "suites": {outcome.suite.name: _suite(outcome, outcomes) for outcome in outcomes},
         "averages": {arm: _averages(outcomes, arm) for arm in arms},
         "environment": {
             "python": platform.python_version(),
@@ -54,7 +51,7 @@ def results(
     }
 
 
-def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> dict[str, Any]:
+def _suite(outcome: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     # A metric that nobody judged is left out, not scored.
     metrics = {
         arm: {
@@ -65,15 +62,14 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         for arm, marks in outcome.marks.items()
     }
     compared = {arm: [value for value in fared if value is not None] for arm, fared in outcome.wins.items()}
-    here = starts.get(outcome.suite.name, {})
-    for arm, read in here.items():
+    for arm, read in outcome.starts.items():
         if not bool(torch.isfinite(read.divergence).all()):
             continue  # pushed so hard that the logits overflowed
         metrics[arm]["kl"] = _estimate(float(read.divergence.mean()), bootstrap(read.divergence.tolist()))
     for arm, fared in compared.items():
         if fared:
             metrics[arm]["win_rate"] = _estimate(sum(fared) / len(fared), bootstrap(fared))
-    harmless = [o.suite.name for o in outcomes if o.suite.kind != "safety"]
+    harmless = [o.starts for o in outcomes if o.suite.kind != "safety"]
     return {
         "kind": outcome.suite.kind,
         "metric": outcome.suite.metric,
@@ -90,11 +86,11 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome], starts: AllStarts) -> 
         "gates": {
             arm: {
                 "opened": _counted(float((read.opened > 0).double().mean()), len(read.opened)),
-                "auc": _area(torch.cat([starts[name][arm].score for name in harmless]), read.score)
+                "auc": _area(torch.cat([starts[arm].score for starts in harmless]), read.score)
                 if outcome.suite.kind == "safety" and harmless
                 else None,
             }
-            for arm, read in here.items()
+            for arm, read in outcome.starts.items()
         },
     }
 

@@ -2,23 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alphasteer.evaluation.arms import Arms
-from alphasteer.evaluation.suites import Suite
-from alphasteer.models import Decoder, find_decoder, residual_of, weights_digest
-from alphasteer.prompts import ChatTemplate, tracked_batches
-from alphasteer.replies import PrefilledPrompts
-from alphasteer.reporting import LogReporter, Reporter
+from alphasteer.models import find_decoder, residual_of, weights_digest
 from alphasteer.resuming import Shelf
-from alphasteer.steering import Steering
-
-ROWS, TOKEN_BUDGET = 16, 4096
-_BY_ARM = {"divergence": "", "score": "", "opened": "", "shift": "layers", "after": "d"}
+from alphasteer.steering import Attached, GateReading, Steering
 
 
 @dataclass(frozen=True)
@@ -40,105 +33,115 @@ class Starts:
     before: Tensor
     after: Tensor
 
+    def part(self, start: int, end: int) -> "Starts":
+        """Those of the prompts from ``start`` to ``end``."""
+        return Starts(*(getattr(self, each.name)[start:end] for each in fields(self)))
 
-AllStarts = Mapping[str, Mapping[str, Starts]]
-"""By suite and arm."""
 
+class StartsOnlooker:
+    """Reads reply starts while arms reply: the first forward of their replies holds all there is to know.
 
-def read_starts(
-    model: Any, tokenizer: Any, suites: Sequence[Suite], arms: Arms, report: Reporter, *, shelf: Shelf
-) -> AllStarts:
-    """Reply starts by suite and arm, for every arm that steers.
-
-    Kept on the shelf suite by suite; an interrupted reading goes on where it stopped.
+    Kept on the shelf batch by batch.
     """
-    template = ChatTemplate(tokenizer)
-    steerings = {arm: steering for arm, steering in arms.items() if steering is not None}
-    same = [weights_digest(model), str(model.dtype)]
-    digests = [steering.digest for steering in steerings.values()]
-    found: dict[str, dict[str, Starts]] = {}
-    for suite in suites if steerings else ():
-        sequences = template.render_all(suite.prompts.prompts)
-        identity = [*same, sequences, *digests]
 
-        def compute(sequences: Sequence[Sequence[int]] = sequences, name: str = suite.name) -> dict[str, Tensor]:
-            return _read(model, tokenizer, sequences, template.reply_start, steerings, f"Reply starts, {name}", report)
+    def __init__(self, model: Any, sequences: Sequence[Sequence[int]], arms: Arms, shelf: Shelf) -> None:
+        """Nothing is read yet.
 
-        tensors = shelf.tensors("starts", identity, compute)
-        found[suite.name] = {
-            arm: Starts(before=tensors["before"], **{name: tensors[f"{number}.{name}"] for name in _BY_ARM})
-            for number, arm in enumerate(steerings)
-        }
-    return found
+        Args:
+            sequences: the rendered prompts' token ids.
+            arms: what replies to them; of each that steers, the starts are kept.
+        """
+        self._model, self._sequences, self._arms, self._shelf = model, sequences, arms, shelf
+        self._same = [weights_digest(model), str(model.dtype)]
+        self._plain: list[_Forward] = []  # the batch's unsteered one
+        self._found: dict[str, dict[str, Tensor]] = {}
 
+    @property
+    def starts(self) -> dict[str, Starts]:
+        """By arm that steers."""
+        return {arm: Starts(**tensors) for arm, tensors in self._found.items()}
 
-def _read(
-    model: Any,
-    tokenizer: Any,
-    sequences: Sequence[Sequence[int]],
-    reply_start: Sequence[int],
-    steerings: Mapping[str, Steering],
-    description: str,
-    report: Reporter,
-) -> dict[str, Tensor]:
-    decoder, count = find_decoder(model), len(sequences)
-    tensors = {"before": torch.zeros(count, decoder.hidden_size)}
-    for number in range(len(steerings)):
-        for name, shape in _BY_ARM.items():
-            sizes = {"": (), "layers": (len(decoder),), "d": (decoder.hidden_size,)}[shape]
-            tensors[f"{number}.{name}"] = torch.zeros(count, *sizes)
-    lengths = [len(sequence) for sequence in sequences]
-    # A batch at a time: its cache serves every arm, and then goes.
-    for rows in report.track(tracked_batches(lengths, TOKEN_BUDGET, ROWS), description, sum(lengths)):
-        batch = [sequences[i] for i in rows]
-        prompts = {
-            reuse: PrefilledPrompts(model, tokenizer, batch, reply_start, LogReporter(), reuse=reuse)
-            for reuse in {steering.positions == "reply_start" for steering in steerings.values()}
-        }
-        plain = {reuse: _run(prefilled, decoder) for reuse, prefilled in prompts.items()}
-        tensors["before"][rows] = next(iter(plain.values())).streams[:, -1]
-        for number, steering in enumerate(steerings.values()):
-            reuse = steering.positions == "reply_start"
-            with steering.attach(model) as attached:
-                steered, readings = _run(prompts[reuse], decoder), attached.last_gates[0]
-            odds, streams = plain[reuse].log_odds, plain[reuse].streams
-            moved = (odds.exp() * (odds - steered.log_odds)).sum(-1)
-            tensors[f"{number}.divergence"][rows] = moved.clamp(min=0)  # rounding may fall below nothing
-            tensors[f"{number}.shift"][rows] = (steered.streams - streams).norm(dim=-1) / streams.norm(dim=-1)
-            tensors[f"{number}.after"][rows] = steered.streams[:, -1]
-            places = torch.tensor(rows)[torch.tensor(prompts[reuse].batches[0])][readings.rows]
-            tensors[f"{number}.score"][places] = readings.scores
-            tensors[f"{number}.opened"][places] = readings.values
-    return tensors
+    def knows(self, arm: str, batch: Sequence[int]) -> bool:
+        """Whether an earlier run has read this arm's starts of these prompts; if so, they are among ``starts``."""
+        steering = self._arms[arm]
+        if steering is None:
+            return True
+        tensors = self._shelf.known("starts", self._identity(steering, batch))
+        if tensors is not None:
+            self._put(arm, batch, tensors)
+        return tensors is not None
+
+    @contextmanager
+    def watch(self, arm: str, batch: Sequence[int], attached: Attached | None) -> Iterator[None]:
+        """Reads the starts of these prompts, in this order, from the first forward within; unsteered ones first."""
+        with _first_forward(self._model, attached) as forwards:
+            yield
+        if attached is None:
+            self._plain = forwards
+            return
+        identity = self._identity(attached.steering, batch)
+        self._put(arm, batch, self._shelf.tensors("starts", identity, lambda: _compared(*self._plain, *forwards)))
+
+    def _identity(self, steering: Steering, batch: Sequence[int]) -> list[Any]:
+        return [*self._same, [self._sequences[i] for i in batch], steering.digest]
+
+    def _put(self, arm: str, batch: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+        count = len(self._sequences)
+        if arm not in self._found:
+            self._found[arm] = {name: torch.zeros(count, *each.shape[1:]) for name, each in tensors.items()}
+        for name, each in tensors.items():
+            self._found[arm][name][list(batch)] = each
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One forward, in the order of the prompts: the first token's log-probabilities, and every layer's stream."""
+class _Forward:
+    """A forward at its rows' last position: what follows, every layer's stream, and what the gates read."""
 
     log_odds: Tensor  # (n, vocabulary)
     streams: Tensor  # (n, layers, d)
-
-
-def _run(prompts: PrefilledPrompts, decoder: Decoder) -> _Run:
-    (rows,) = prompts.batches
-    with _watched(decoder) as streams:
-        log_odds = prompts.first_logits(0).log_softmax(-1).cpu()
-    order = torch.tensor(rows).argsort()
-    return _Run(log_odds[order], torch.stack(streams, dim=1)[order])
+    gates: tuple[GateReading, ...]
 
 
 @contextmanager
-def _watched(decoder: Decoder) -> Iterator[list[Tensor]]:
-    """Collects each layer's input at the last position, of shape (rows, d), after what is attached pushed it."""
+def _first_forward(model: Any, attached: Attached | None) -> Iterator[list[_Forward]]:
+    """Holds, in the end, the first forward within, after what is attached pushed it."""
+    found: list[_Forward] = []
     streams: list[Tensor] = []
 
-    def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        streams.append(residual_of(args, kwargs)[:, -1].float().cpu())
+    def watch_layer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not found:
+            # A copy: a view would keep every position of every layer in memory.
+            streams.append(residual_of(args, kwargs)[:, -1].to("cpu", torch.float32, copy=True))
 
-    handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in decoder.layers]
+    def watch_model(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not found:
+            log_odds = output.logits[:, -1].float().log_softmax(-1).cpu()
+            gates = () if attached is None else attached.last_gates
+            found.append(_Forward(log_odds, torch.stack(streams, dim=1), gates))
+
+    layers = find_decoder(model).layers
+    handles = [layer.register_forward_pre_hook(watch_layer, with_kwargs=True) for layer in layers]
+    handles.append(model.register_forward_hook(watch_model))
     try:
-        yield streams
+        yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _compared(plain: _Forward, steered: _Forward) -> dict[str, Tensor]:
+    """The fields of ``Starts`` for the rows of a batch."""
+    odds, streams, count = plain.log_odds, plain.streams, len(plain.log_odds)
+    moved = (odds.exp() * (odds - steered.log_odds)).sum(-1)
+    score, opened = torch.zeros(count), torch.zeros(count)
+    gate = steered.gates[0]
+    for row, *read in zip(gate.rows.tolist(), gate.scores, gate.values, strict=True):
+        score[row], opened[row] = read  # of several reply starts in a chat, the last one
+    return {
+        "divergence": moved.clamp(min=0),  # rounding may fall below nothing
+        "score": score,
+        "opened": opened,
+        "shift": (steered.streams - streams).norm(dim=-1) / streams.norm(dim=-1),
+        "before": streams[:, -1],
+        "after": steered.streams[:, -1],
+    }

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from alphasteer.evaluation.arms import VANILLA, Arms, curve_of, factor_of
 from alphasteer.evaluation.evaluating import Outcome
-from alphasteer.evaluation.starts import AllStarts
 
 DOTS = 60
 """Prompts of a suite in the picture of the activations."""
@@ -20,7 +19,6 @@ DOTS = 60
 def render_report(
     found: Mapping[str, Any],
     outcomes: Sequence[Outcome],
-    starts: AllStarts,
     arms: Arms,
     *,
     full_replies: bool = False,
@@ -29,8 +27,7 @@ def render_report(
 
     Args:
         found: the numbers, as ``results`` gives them.
-        outcomes: the replies.
-        starts: what was read at the reply starts, by suite and arm.
+        outcomes: the replies, and what was read where they start.
         arms: what was compared; a steered arm's first gate gives threshold and ceiling.
         full_replies: do not cut replies that comply with malicious requests short.
     """
@@ -42,10 +39,10 @@ def render_report(
 
     data = {
         "results": found,
-        "gates": _gates(outcomes, starts, arms),
+        "gates": _gates(outcomes, arms),
         "curves": _curves(arms),
-        "shifts": _shifts(starts),
-        "places": places(starts),
+        "shifts": _shifts(outcomes),
+        "places": places(outcomes),
         "replies": {outcome.suite.name: _rows(outcome, full_replies) for outcome in outcomes},
     }
     page = Environment(autoescape=True).from_string(part("page.html.j2"))
@@ -66,14 +63,15 @@ def render_report(
     )
 
 
-def _gates(outcomes: Sequence[Outcome], starts: AllStarts, arms: Arms) -> dict[str, dict[str, Any]]:
+def _gates(outcomes: Sequence[Outcome], arms: Arms) -> dict[str, dict[str, Any]]:
     gates = {}
     for arm, steering in arms.items():
-        if steering is not None and starts:
+        if steering is not None:
             gate = steering.pushes[0].gate
             scores = {
-                o.suite.name: [round(v, 4) for v in starts[o.suite.name][arm].score.nan_to_num().tolist()]
+                o.suite.name: [round(v, 4) for v in o.starts[arm].score.nan_to_num().tolist()]
                 for o in outcomes
+                if arm in o.starts
             }
             gates[arm] = {"threshold": gate.threshold, "ceiling": gate.ceiling, "scores": scores}
     return gates
@@ -88,24 +86,26 @@ def _curves(arms: Arms) -> dict[str, list[str]]:
     return {name: [VANILLA, *sorted(points, key=factor_of)] for name, points in curves.items() if len(points) > 1}
 
 
-def _shifts(starts: AllStarts) -> dict[str, dict[str, list[float]]]:
+def _shifts(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
     """By arm and suite, each layer's mean shift."""
     shifts: dict[str, dict[str, list[float]]] = {}
-    for suite, by_arm in starts.items():
-        for arm, read in by_arm.items():
-            shifts.setdefault(arm, {})[suite] = [round(value, 4) for value in read.shift.mean(0).nan_to_num().tolist()]
+    for outcome in outcomes:
+        for arm, read in outcome.starts.items():
+            shifts.setdefault(arm, {})[outcome.suite.name] = [
+                round(value, 4) for value in read.shift.mean(0).nan_to_num().tolist()
+            ]
     return shifts
 
 
-def places(starts: AllStarts) -> dict[str, dict[str, dict[str, list[list[float]]]]]:
+def places(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, list[list[float]]]]]:
     """Where reply starts lie on the plane of most variance, by arm and suite, before and after steering.
 
     The plane is that of the unsteered streams at the last layer, each suite's first ``DOTS`` prompts.
     """
-    before = {suite: next(iter(by_arm.values())).before[:DOTS] for suite, by_arm in starts.items() if by_arm}
-    if not before or sum(map(len, before.values())) < 3:
+    before = [next(iter(o.starts.values())).before[:DOTS] for o in outcomes if o.starts]
+    if sum(map(len, before)) < 3:
         return {}
-    whole = torch.cat(list(before.values()))
+    whole = torch.cat(before)
     mean = whole.mean(0)
     plane = torch.linalg.svd(whole - mean, full_matrices=False).Vh[:2].T
 
@@ -114,9 +114,9 @@ def places(starts: AllStarts) -> dict[str, dict[str, dict[str, list[list[float]]
         return [[round(value, 3) for value in row] for row in on_plane[on_plane.isfinite().all(1)].tolist()]
 
     found: dict[str, dict[str, dict[str, list[list[float]]]]] = {}
-    for suite, by_arm in starts.items():
-        for arm, read in by_arm.items():
-            found.setdefault(arm, {})[suite] = {"before": dots(read.before), "after": dots(read.after)}
+    for outcome in outcomes:
+        for arm, read in outcome.starts.items():
+            found.setdefault(arm, {})[outcome.suite.name] = {"before": dots(read.before), "after": dots(read.after)}
     return found
 
 
