@@ -22,8 +22,9 @@ QUICK = FitSettings(
 )
 
 PAPER = QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2})
-# A budget at which some held-out benign prompts open the gate, so that pushes are seen to move them.
+# A budget and benign prompts with which some of these open the gate, so that pushes are seen to move them.
 WIDE = QUICK.model_copy(update={"benign_budget": 0.5, "source_budget": 0.5})
+ALIKE = PromptSet.of([f"help me {verb} it {n}!" for verb in ("BAKE", "DRAW") for n in range(8)], "alike")
 
 
 class Unread(LogReporter):
@@ -135,24 +136,25 @@ def test_the_papers_preset_promises_nothing(model, tmp_path):
 
 
 def test_a_push_that_moves_benign_prompts_too_far_comes_after_those_within_the_bound(model):
-    free = run(model, settings=WIDE.model_copy(update={"divergence": 1e6})).record["trials"]
+    free = run(model, settings=WIDE.model_copy(update={"divergence": 1e6}), benign_validation=ALIKE).record["trials"]
     moved = sorted(trial["divergence"] for trial in free)
     assert moved[0] < moved[-1]
     bound = (moved[0] + moved[1]) / 2
     listener = Listener()
-    held = run(model, settings=WIDE.model_copy(update={"divergence": bound}), report=listener).record["trials"]
+    bounded = WIDE.model_copy(update={"divergence": bound})
+    held = run(model, settings=bounded, benign_validation=ALIKE, report=listener).record["trials"]
     beyond = [trial["divergence"] > bound for trial in held]
     assert beyond == sorted(beyond), "those within it come first"
     assert not beyond[0]
     assert not any("Every push moves" in message for message in listener.said)
-    run(model, settings=WIDE.model_copy(update={"divergence": 1e-9}), report=listener)
+    run(model, settings=WIDE.model_copy(update={"divergence": 1e-9}), benign_validation=ALIKE, report=listener)
     assert any("Every push moves" in message for message in listener.said)
 
 
 def test_a_finalist_beyond_the_bound_is_weakened_to_it_but_not_to_nothing(model):
     def refined(bound):
         """The finalist that every fit has, whatever it found: directions refined in the third above the gate."""
-        steering = run(model, settings=WIDE.model_copy(update={"divergence": bound}))
+        steering = run(model, settings=WIDE.model_copy(update={"divergence": bound}), benign_validation=ALIKE)
         window = third_above_gate(steering, model)
         (trial,) = [t for t in steering.record["trials"] if t["rule"].endswith(f"refined on {window}")]
         return trial

@@ -5,7 +5,8 @@ from alphasteer.baselines.strength import Build, Window
 from alphasteer.learning import fit_settings
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.forms import between, gate_per_layer
-from alphasteer.learning.gate_choice import Kind, fit_candidates
+from alphasteer.learning.gate_choice import fit_candidates
+from alphasteer.learning.kinds import Kind
 from alphasteer.steering import Steering
 
 

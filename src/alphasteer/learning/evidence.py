@@ -9,8 +9,7 @@ from alphasteer.errors import LearningError
 from alphasteer.learning.contrast import Observed, observe_refusals
 from alphasteer.learning.directions import mean_direction, refusal_direction
 from alphasteer.learning.examples import Examples, Source
-from alphasteer.learning.gate_choice import Activations, Examined
-from alphasteer.learning.readings import ByLayer, Readings
+from alphasteer.learning.readings import Activations, ByLayer, Examined, Readings
 from alphasteer.learning.settings import FitSettings
 from alphasteer.models import Fingerprint, check_decoder, context_length, find_decoder, fingerprint
 from alphasteer.prompts import ChatTemplate, Prompt, union

@@ -8,13 +8,13 @@ from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import (
     ChosenGate,
     GateCandidate,
-    Kind,
-    by_kind,
     calibrated,
     combine_layers,
     fit_candidates,
     join,
+    mean_read_out,
 )
+from alphasteer.learning.kinds import Kind, by_kind
 from alphasteer.learning.paper import choose_paper_push
 from alphasteer.learning.record import fit_record
 from alphasteer.learning.selection import Selection
@@ -38,30 +38,34 @@ class Fit:
                 f"{count} benign prompts to fit on are fewer than the model's width of {width}: "
                 "the ridge makes up for it, and more prompts would make a better gate."
             )
-        singles = [self._single_gates(kind) for kind in by_kind(evidence.examined, settings)]
-        decision = None if settings.preset == "paper" else self._decision(singles)
-        selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, singles[0])
+        kinds = by_kind(evidence.examined, settings)
+        drawn = [[self._single_gates(kind, n, draw) for draw in range(len(kind.folds))] for n, kind in enumerate(kinds)]
+        decision = None if settings.preset == "paper" else self._decision(drawn)
+        selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, drawn[0][0])
         self.report.say(selected.reason)
         self.report.say(
             f"The selection ran {selected.tokens:,} forward tokens; judging every candidate by full replies would "
             f"have taken {selected.full:,}."
         )
+        singles = [[single for singles in of_kind for single in singles] for of_kind in drawn]
         record = fit_record(evidence, singles, decision, selected)
         return replace(selected.steering, fitted_on=evidence.fingerprint, record=record)
 
-    def _single_gates(self, kind: Kind) -> list[GateCandidate]:
+    def _single_gates(self, kind: Kind, number: int, draw: int) -> list[GateCandidate]:
+        name = f"Fitting gates, kind {number + 1}, folding {draw + 1} of {len(kind.folds)}"
         numbers = [n for n in self.evidence.gate_readings.layers if self.settings.gate_layer in (None, n)]
 
         def progress(layers: Sequence[int]) -> Iterable[int]:
-            return self.report.track(((n, 1) for n in layers), "Fitting gates", len(layers))
+            return self.report.track(((n, 1) for n in layers), name, len(layers))
 
-        return fit_candidates(kind, numbers, self.settings, progress)
+        return fit_candidates(kind, numbers, self.settings, progress, draw=draw)
 
-    def _decision(self, singles: Sequence[Sequence[GateCandidate]]) -> tuple[ChosenGate, Calibration]:
-        """The one gate of the best read-outs of every kind, and its operating point."""
-        best = [combine_layers(of_kind)[0] for of_kind in singles]
-        gate = join(best, self.settings.benign_budget)
-        calibration = calibrated(gate, self.evidence.examined, self.settings)
+    def _decision(self, drawn: Sequence[Sequence[Sequence[GateCandidate]]]) -> tuple[ChosenGate, Calibration]:
+        """The one gate of every kind's read-out, the mean of the draws' best ones, and its operating point."""
+        best = [mean_read_out([combine_layers(singles)[0] for singles in of_kind]) for of_kind in drawn]
+        examined = self.evidence.examined
+        gate = join(best, self.settings.source_budget, examined.malicious)
+        calibration = calibrated(gate, examined, self.settings)
         self.report.say(
             f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
             f"{self.depth}: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts that "

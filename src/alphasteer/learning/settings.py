@@ -43,7 +43,7 @@ class FitSettings(BaseModel):
     alpha: float = Field(1e-3, gt=0, description="Ridge, in units of the malicious activations' mean energy.")
     benign_budget: float = Field(0.01, gt=0, lt=1, description="Share of benign prompts that may be altered.")
     source_budget: float = Field(
-        0.02, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
+        0.02, gt=0, lt=1, description="The same for a large benign source by itself, and for kinds of them not seen."
     )
     ceiling_quantile: float = Field(0.2, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
     replies: int = Field(200, ge=8, description="About so many malicious requests are replied to for the contrast.")
