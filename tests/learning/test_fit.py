@@ -251,13 +251,16 @@ def test_sources_of_one_name_are_told_apart(model):
     assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
 
 
-def test_fit_prompts_may_stand_in_chats():
+def test_a_gate_is_learned_from_prompts_in_chats_too_unless_told_otherwise():
     roomy = tiny_model("Llama", max_position_embeddings=4096)
-    chats = run(roomy, settings=QUICK.model_copy(update={"contexts": True}))
-    assert chats.digest != run(roomy).digest
-    sources = chats.record["prompts"]["benign"]["b"]
-    assert sources["fit"] + sources["held_out"] == len(BENIGN)
-    assert sources["digest"] != PromptSet.of(BENIGN).digest, "a prompt in a chat is another prompt"
+    both, alone = run(roomy), run(roomy, settings=QUICK.model_copy(update={"contexts": False}))
+    assert both.digest != alone.digest
+    assert both.record["prompts"] == alone.record["prompts"]
+    kinds = [list(dict.fromkeys(gate["kind"] for gate in s.record["gates"])) for s in (both, alone)]
+    assert kinds == [["1", "1 in chats"], ["1"]]
+    assert len(both.record["gate"]["read_outs"]) == 2
+    assert both.pushes[0].gate.read_outs == 1, "one kind each: the mean of two read-outs is one"
+    assert both.pushes[0].gate.threshold >= 1
 
 
 def test_a_name_on_both_sides_is_not_taken_for_one_source(model):

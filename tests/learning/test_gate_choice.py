@@ -4,15 +4,19 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alphasteer.learning import FitSettings
 from alphasteer.learning.gate_choice import (
+    ChosenGate,
     GateCandidate,
     best_by_layer,
     calibrated,
     combine_layers,
     fit_candidates,
     join,
+    mean_gate,
     mean_read_out,
 )
 from alphasteer.learning.kinds import DRAWS, Kind, by_kind
@@ -44,7 +48,7 @@ def examined():
 
 @pytest.fixture(scope="module")
 def singles(examined):
-    return fit_candidates(Kind(examined), LAYERS, FitSettings())
+    return fit_candidates(Kind(examined), LAYERS, FitSettings())[0]
 
 
 def test_auc_is_the_chance_that_the_malicious_one_of_a_pair_scores_higher_averaged_over_sources(singles):
@@ -63,7 +67,7 @@ def test_gates_are_chosen_on_the_fits_own_prompts_and_calibrated_on_the_others(e
         for name, source in examined.benign.items()
     }
     swapped = Examined(moved, examined.malicious)
-    others = fit_candidates(Kind(swapped), LAYERS, FitSettings())
+    (others,) = fit_candidates(Kind(swapped), LAYERS, FitSettings())
     assert [c.fits for c in others] == [c.fits for c in singles]
     best = join(combine_layers(singles)[:1], 0.01, examined.malicious)
     one, other = (calibrated(best, which, FitSettings()) for which in (examined, swapped))
@@ -88,8 +92,8 @@ def test_layers_that_know_different_things_read_better_together(singles):
 
 
 def test_given_weights_are_the_only_ones_tried(examined):
-    assert {fit[1] for c in fit_candidates(Kind(examined), LAYERS, FitSettings(mu=3.0)) for fit in c.fits} == {3.0}
-    hard = fit_candidates(Kind(examined), LAYERS, FitSettings(null_space="hard"))
+    assert {fit[1] for c in fit_candidates(Kind(examined), LAYERS, FitSettings(mu=3.0))[0] for fit in c.fits} == {3.0}
+    (hard,) = fit_candidates(Kind(examined), LAYERS, FitSettings(null_space="hard"))
     assert {fit[1] for c in hard for fit in c.fits} == {None}
 
 
@@ -169,7 +173,7 @@ def test_the_mean_of_read_outs_scores_their_mean_and_is_judged_anew():
 def test_each_read_out_opens_the_joint_gate_on_its_share_of_the_fits_benign_prompts():
     examined = two_sorts(60, 0)
     read_outs = [
-        combine_layers(fit_candidates(kind, [3], FitSettings()))[0] for kind in by_kind(examined, FitSettings())
+        combine_layers(fit_candidates(kind, [3], FitSettings())[0])[0] for kind in by_kind(examined, FitSettings())
     ]
     gate = join(read_outs, 0.05, examined.malicious)  # any share opens it on all of these: the most even one is taken
     assert gate.w[3].shape == (2, 12)
@@ -212,7 +216,7 @@ def test_held_out_prompts_of_known_kinds_do_not_lower_the_threshold():
     examined = two_sorts(60, 0)
     quiet = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] - 50})}
     settings = FitSettings()
-    read_outs = [combine_layers(fit_candidates(kind, [3], settings))[0] for kind in by_kind(examined, settings)]
+    read_outs = [combine_layers(fit_candidates(kind, [3], settings)[0])[0] for kind in by_kind(examined, settings)]
     gate = join(read_outs, settings.source_budget, examined.malicious)
     assert calibrated(gate, Examined(quiet, examined.malicious), settings).threshold == 1.0
     loud = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] + 50})}
@@ -222,7 +226,26 @@ def test_held_out_prompts_of_known_kinds_do_not_lower_the_threshold():
 def test_one_kind_opens_the_gate_without_the_other():
     examined = two_sorts(60, 1)
     settings = FitSettings()
-    read_outs = [combine_layers(fit_candidates(kind, [3], settings))[0] for kind in by_kind(examined, settings)]
+    read_outs = [combine_layers(fit_candidates(kind, [3], settings)[0])[0] for kind in by_kind(examined, settings)]
     calibration = calibrated(join(read_outs, settings.source_budget, examined.malicious), examined, settings)
     assert calibration.opened["m"] == 1.0
     assert calibration.observed <= settings.benign_budget
+
+
+@given(counts=st.lists(st.integers(1, 3), min_size=1, max_size=3), seed=st.integers(0, 999))
+def test_the_mean_of_gates_scores_the_mean_of_their_scores(counts, seed):
+    """Whatever read-out of each is the largest, and whatever layers each reads."""
+    draw = torch.Generator().manual_seed(seed)
+    part = GateCandidate({}, (), {}, {}, 0.0, 0.0)
+    gates = [
+        ChosenGate({n: torch.randn(count, 4, generator=draw) for n in (1, 2 + place)}, (part,) * count)
+        for place, count in enumerate(counts)
+    ]
+    rows = {n: torch.randn(7, 4, generator=draw) for n in range(6)}
+
+    def score(gate):
+        return sum(rows[n] @ w.T for n, w in gate.w.items()).amax(1)
+
+    mean = mean_gate(gates)
+    torch.testing.assert_close(score(mean), torch.stack([score(gate) for gate in gates]).mean(0))
+    assert len(mean.read_outs) == sum(counts)

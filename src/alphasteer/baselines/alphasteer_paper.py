@@ -14,7 +14,7 @@ def prepare(evidence: Evidence) -> Build:
     """``h' = h + strength * r w^T h`` at every layer of the window (the paper's Eqs. 4-9)."""
     layers = evidence.readings.layers
     settings = fit_settings({"preset": "paper", "null_share": evidence.settings.null_share})
-    gates = fit_candidates(Kind(evidence.examined), layers, settings)
+    (gates,) = fit_candidates(Kind(evidence.examined), layers, settings)
     r = means_apart(evidence)
 
     def build(window: Window, strength: float) -> Steering:

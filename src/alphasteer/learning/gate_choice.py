@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -93,33 +94,28 @@ def fit_candidates(
     layers: Sequence[int],
     settings: FitSettings,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
-    *,
-    draw: int = 0,
-) -> list[GateCandidate]:
-    """Read-outs of every single layer and weighting, best first; ties go to the lower layer.
-
-    Args:
-        draw: which of the kind's foldings they are judged under.
-    """
+) -> list[list[GateCandidate]]:
+    """By folding, the read-outs of every single layer and weighting, best first; ties go to the lower layer."""
     hard = settings.null_space == "hard"
     mus = [None] if hard else list(MUS) if settings.mu is None else [settings.mu]
-    candidates = []
+    drawn: list[list[GateCandidate]] = [[] for _ in kind.folds]
     for layer in progress(layers):
         sides = [layer_of(side, layer) for side in (kind.examined.benign, kind.examined.malicious)]
-        fitted = LayerFit(*sides, weigh=not hard, folds=kind.folds[draw])
-        for mu in mus:
-            for alpha in (settings.alpha * factor for factor in ALPHAS[settings.null_space]):
-                solve = partial(
-                    gate_from_moments,
-                    null_space=settings.null_space,
-                    mu=mu or 0.0,
-                    null_share=settings.null_share,
-                    alpha=alpha,
-                )
-                crossed = fitted.fit(solve)
-                fits = ((layer, mu, alpha),)
-                candidates.append(_judged({layer: crossed.w}, fits, crossed.benign, crossed.malicious))
-    return sorted(candidates, key=_rank)
+        for candidates, folds in zip(drawn, kind.folds, strict=True):
+            fitted = LayerFit(*sides, weigh=not hard, folds=folds)
+            for mu in mus:
+                for alpha in (settings.alpha * factor for factor in ALPHAS[settings.null_space]):
+                    solve = partial(
+                        gate_from_moments,
+                        null_space=settings.null_space,
+                        mu=mu or 0.0,
+                        null_share=settings.null_share,
+                        alpha=alpha,
+                    )
+                    crossed = fitted.fit(solve)
+                    fits = ((layer, mu, alpha),)
+                    candidates.append(_judged({layer: crossed.w}, fits, crossed.benign, crossed.malicious))
+    return [sorted(candidates, key=_rank) for candidates in drawn]
 
 
 def combine_layers(singles: Sequence[GateCandidate]) -> list[GateCandidate]:
@@ -183,10 +179,26 @@ def _joined(read_outs: Sequence[GateCandidate], budgets: Sequence[float]) -> Cho
     return ChosenGate(w, tuple(read_outs))
 
 
-def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings) -> Calibration:
+def mean_gate(gates: Sequence[ChosenGate]) -> ChosenGate:
+    """The gate whose score is the mean of theirs: its read-outs are the means of every choice of one from each."""
+    layers = sorted({layer for gate in gates for layer in gate.w})
+    width = next(iter(gates[0].w.values())).shape[1]
+    w = {
+        layer: torch.stack(
+            [
+                torch.stack(chosen).mean(0)
+                for chosen in product(*(g.w.get(layer, torch.zeros(len(g.read_outs), width)) for g in gates))
+            ]
+        )
+        for layer in layers
+    }
+    return ChosenGate(w, tuple(read_out for gate in gates for read_out in gate.read_outs))
+
+
+def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings, lowest: float = OPENS) -> Calibration:
     """Threshold and ceiling from held-out prompts, on which nothing was fitted and no gate chosen.
 
-    The threshold is never below ``OPENS``: held-out prompts are of the fit's kinds, and speak for no others.
+    The threshold is never below ``lowest``: held-out prompts are of the fit's kinds, and speak for no others.
 
     Raises:
         LearningError: if there are too few for the budget.
@@ -201,7 +213,7 @@ def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings) -> C
         budget=settings.benign_budget,
         source_budget=settings.source_budget,
         ceiling_quantile=settings.ceiling_quantile,
-        lowest=OPENS,
+        lowest=lowest,
     )
 
 
