@@ -99,7 +99,8 @@ class Evidence:
     @cached_property
     def in_chats(self) -> Examined:
         """The same with half of the prompts in chats, those held out in others (see ``in_contexts``)."""
-        return self._examined(in_contexts(self.template, self.settings.seed), ", in chats")
+        place = in_contexts(self.template, self.settings.seed, context_length(self.model))
+        return self._examined(place, ", in chats")
 
     def _examined(self, place: Place, how: str) -> Examined:
         sides = (self.examples.benign, self.examples.malicious)
