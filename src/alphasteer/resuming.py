@@ -68,11 +68,11 @@ class Shelf:
 
     def tensors(self, name: str, identity: Any, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What ``compute`` gave for this identity, computed only if it is not on the shelf."""
-        found = self.known(name, identity)
+        path = self._path(name, identity)
+        found = _loaded(path)
         if found is not None:
             return found
         result = compute()
-        path = self._path(name, identity)
         if path is not None:
             scratch = path.with_suffix(".part")
             save_file({key: value.contiguous() for key, value in result.items()}, scratch)
@@ -81,14 +81,7 @@ class Shelf:
 
     def known(self, name: str, identity: Any) -> dict[str, Tensor] | None:
         """What is on the shelf for this identity, if anything is."""
-        path = self._path(name, identity)
-        if path is None or not path.exists():
-            return None
-        try:
-            return dict(load_file(path))
-        except SafetensorError:  # damaged from outside: what is written here is whole or absent
-            path.unlink()
-            return None
+        return _loaded(self._path(name, identity))
 
     def _path(self, name: str, identity: Any) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}-{digest(identity)}.safetensors"
@@ -96,6 +89,16 @@ class Shelf:
     def journal(self, name: str, identity: Any) -> "Journal":
         """The journal of this identity, with what an earlier run wrote into it."""
         return Journal(None if self.folder is None else self.folder / f"{name}-{digest(identity)}.jsonl")
+
+
+def _loaded(path: Path | None) -> dict[str, Tensor] | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        return dict(load_file(path))
+    except SafetensorError:  # damaged from outside: what is written here is whole or absent
+        path.unlink()
+        return None
 
 
 class Journal:

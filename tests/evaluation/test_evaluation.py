@@ -144,9 +144,8 @@ def test_evaluating_a_tiny_model_resumes_and_leaves_it_unsteered(llama, tokenize
     assert any(outcome.share("steered", "identical") < 1 for outcome in first)
     ran = []
     handle = llama.register_forward_hook(lambda *_: ran.append(1))
-    again = run()
+    assert run() == first
     handle.remove()
-    assert [(outcome.replies, outcome.marks) for outcome in again] == [(o.replies, o.marks) for o in first]
     assert not ran, "finished replies are not generated again"
     weaker = run(steering.scaled(0))
     assert all(outcome.share("steered", "identical") == 1 for outcome in weaker), "another steering, other replies"

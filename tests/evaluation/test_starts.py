@@ -127,25 +127,47 @@ def test_what_was_lost_is_read_again_and_the_same(llama, tokenizer, suites, tmp_
             assert torch.equal(getattr(first["bad"][arm], field.name), getattr(again["bad"][arm], field.name))
 
 
+def test_an_arm_that_comes_later_is_compared_with_the_same_unsteered_replies(llama, tokenizer, suites, tmp_path):
+    steering = hand_made(llama, ChatTemplate(tokenizer).reply_start)
+    arms = {"vanilla": None, "steered": steering}
+    read(llama, tokenizer, suites, arms, Shelf(tmp_path))
+    before = {path: path.read_text() for path in tmp_path.glob("replies-*.jsonl")}
+    later = {**arms, "weaker": steering.scaled(0.5)}
+    found = read(llama, tokenizer, suites, later, Shelf(tmp_path))["bad"]["weaker"]
+    at_once = read(llama, tokenizer, suites, later)["bad"]["weaker"]
+    assert len(before) == 2
+    assert all(path.read_text() == text for path, text in before.items()), "what is known is not written again"
+    for field in fields(Starts):
+        assert torch.equal(getattr(found, field.name), getattr(at_once, field.name))
+
+
 def test_reading_starts_takes_no_forward_of_its_own(llama, tokenizer, suites):
     """Replies and starts together run what the replies alone do."""
-    template, ran = ChatTemplate(tokenizer), []
+    template = ChatTemplate(tokenizer)
     arms = {"vanilla": None, "steered": hand_made(llama, template.reply_start)}
-    prompts = [prompt for suite in suites for prompt in suite.prompts]
-    handle = llama.register_forward_hook(lambda *_: ran.append(1))
-    compare_replies(
-        llama, tokenizer, template.render_all(prompts), template.reply_start, arms, LogReporter(),
-        max_new_tokens=3, shelf=Shelf(), description="Replies",
-    )  # fmt: skip
-    alone = len(ran)
-    monitored = StartsOnlooker(llama, template.render_all(prompts), arms, Shelf())
-    compare_replies(
-        llama, tokenizer, template.render_all(prompts), template.reply_start, arms, LogReporter(),
-        max_new_tokens=3, shelf=Shelf(), description="Replies", onlooker=monitored,
-    )  # fmt: skip
-    handle.remove()
-    assert len(ran) == 2 * alone
-    assert set(monitored.starts) == {"steered"}
+    sequences = template.render_all([prompt for suite in suites for prompt in suite.prompts])
+    onlooker = StartsOnlooker(llama, sequences, arms, Shelf())
+
+    def forwards(watching):
+        ran = []
+        handle = llama.register_forward_hook(lambda *_: ran.append(1))
+        compare_replies(
+            llama,
+            tokenizer,
+            sequences,
+            template.reply_start,
+            arms,
+            LogReporter(),
+            max_new_tokens=3,
+            shelf=Shelf(),
+            description="Replies",
+            onlooker=watching,
+        )
+        handle.remove()
+        return len(ran)
+
+    assert forwards(onlooker) == forwards(None)
+    assert set(onlooker.starts) == {"steered"}
 
 
 def test_results_hold_divergence_and_gates_by_the_schema(llama, tokenizer, suites):

@@ -40,8 +40,8 @@ def compare_replies(
 
     Prompts run once for all arms where every arm acts at reply starts only, else once an arm: one path for all, so
     that replies differ by the steering alone. Replies are kept on the shelf batch by batch. A batch is generated again
-    unless it is known whole, so every batch holds the same prompts in every run; with an onlooker, who compares, the
-    unsteered arm's too.
+    unless it is known whole, so every batch holds the same prompts in every run. An onlooker compares with the
+    unsteered model: where that one's replies are known, their first token alone is generated again.
 
     Args:
         sequences: the rendered prompts' token ids, each ending with the reply start.
@@ -71,7 +71,8 @@ def compare_replies(
                 nullcontext() if steering is None else steering.attach(model) as attached,
                 nullcontext() if onlooker is None else onlooker.watch(arm, batch, attached),
             ):
-                replies = prompts.replies(max_new_tokens)
-            journals[arm].add({i: (reply.tokens, reply.text) for i, reply in zip(batch, replies, strict=True)})
+                replies = prompts.replies(max_new_tokens if arm in missing else 1)
+            if arm in missing:
+                journals[arm].add({i: (reply.tokens, reply.text) for i, reply in zip(batch, replies, strict=True)})
     found = {arm: [journal.entries[i] for i in range(len(sequences))] for arm, journal in journals.items()}
     return {arm: [Reply(tuple(tokens), text) for tokens, text in kept] for arm, kept in found.items()}
