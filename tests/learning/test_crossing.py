@@ -75,15 +75,16 @@ def test_a_source_that_is_empty_or_smaller_than_the_folds_is_no_hindrance():
 def test_given_folds_are_left_out_whole():
     """Written out: what is told to be one kind is scored by a read-out that has seen none of it."""
     benign, malicious = sides()
-    folds = {"m": torch.arange(40) // 10}  # four kinds, one fold without any malicious prompt
-    crossed = LayerFit(benign, malicious, weigh=True, folds=folds).fit(solve)
-    for fold in range(4):
-        low = {}
-        for name, rows in benign.items():
-            ranks = rows[:, 0].argsort().argsort()
-            low[name] = (rows[ranks % FOLDS != fold], rows)
-        rows = malicious["m"]
-        w = by_hand(low, {"m": (rows[folds["m"] != fold], rows)}, True)
-        torch.testing.assert_close(
-            crossed.malicious["m"][folds["m"] == fold], rows[folds["m"] == fold] @ w, rtol=1e-3, atol=1e-5
+    # Four kinds of malicious prompts, one fold without any; all of one benign source are of one kind.
+    folds = {"large": torch.arange(90) % 5, "small": torch.full((23,), 2), "m": torch.arange(40) // 10}
+    given = ({name: folds[name] for name in benign}, {"m": folds["m"]})
+    crossed = LayerFit(benign, malicious, weigh=True, folds=given).fit(solve)
+    for fold in range(FOLDS):
+        low, high = (
+            {name: (rows[folds[name] != fold], rows) for name, rows in side.items()} for side in (benign, malicious)
         )
+        w = by_hand(low, high, True)
+        for name, rows in (benign | malicious).items():
+            within = folds[name] == fold
+            scores = (crossed.benign | crossed.malicious)[name]
+            torch.testing.assert_close(scores[within], rows[within] @ w, rtol=1e-3, atol=1e-5)

@@ -22,8 +22,9 @@ QUICK = FitSettings(
 )
 
 PAPER = QUICK.model_copy(update={"preset": "paper", "null_space": "hard", "trials": 2})
-# A budget at which some held-out benign prompts open the gate, so that pushes are seen to move them.
+# A budget and benign prompts with which some of these open the gate, so that pushes are seen to move them.
 WIDE = QUICK.model_copy(update={"benign_budget": 0.5, "source_budget": 0.5})
+ALIKE = PromptSet.of([f"help me {verb} it {n}!" for verb in ("BAKE", "DRAW") for n in range(8)], "alike")
 
 
 class Unread(LogReporter):
@@ -135,24 +136,25 @@ def test_the_papers_preset_promises_nothing(model, tmp_path):
 
 
 def test_a_push_that_moves_benign_prompts_too_far_comes_after_those_within_the_bound(model):
-    free = run(model, settings=WIDE.model_copy(update={"divergence": 1e6})).record["trials"]
+    free = run(model, settings=WIDE.model_copy(update={"divergence": 1e6}), benign_validation=ALIKE).record["trials"]
     moved = sorted(trial["divergence"] for trial in free)
     assert moved[0] < moved[-1]
     bound = (moved[0] + moved[1]) / 2
     listener = Listener()
-    held = run(model, settings=WIDE.model_copy(update={"divergence": bound}), report=listener).record["trials"]
+    bounded = WIDE.model_copy(update={"divergence": bound})
+    held = run(model, settings=bounded, benign_validation=ALIKE, report=listener).record["trials"]
     beyond = [trial["divergence"] > bound for trial in held]
     assert beyond == sorted(beyond), "those within it come first"
     assert not beyond[0]
     assert not any("Every push moves" in message for message in listener.said)
-    run(model, settings=WIDE.model_copy(update={"divergence": 1e-9}), report=listener)
+    run(model, settings=WIDE.model_copy(update={"divergence": 1e-9}), benign_validation=ALIKE, report=listener)
     assert any("Every push moves" in message for message in listener.said)
 
 
 def test_a_finalist_beyond_the_bound_is_weakened_to_it_but_not_to_nothing(model):
     def refined(bound):
         """The finalist that every fit has, whatever it found: directions refined in the third above the gate."""
-        steering = run(model, settings=WIDE.model_copy(update={"divergence": bound}))
+        steering = run(model, settings=WIDE.model_copy(update={"divergence": bound}), benign_validation=ALIKE)
         window = third_above_gate(steering, model)
         (trial,) = [t for t in steering.record["trials"] if t["rule"].endswith(f"refined on {window}")]
         return trial
@@ -249,13 +251,16 @@ def test_sources_of_one_name_are_told_apart(model):
     assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
 
 
-def test_fit_prompts_may_stand_in_chats():
+def test_a_gate_is_learned_from_prompts_in_chats_too_unless_told_otherwise():
     roomy = tiny_model("Llama", max_position_embeddings=4096)
-    chats = run(roomy, settings=QUICK.model_copy(update={"contexts": True}))
-    assert chats.digest != run(roomy).digest
-    sources = chats.record["prompts"]["benign"]["b"]
-    assert sources["fit"] + sources["held_out"] == len(BENIGN)
-    assert sources["digest"] != PromptSet.of(BENIGN).digest, "a prompt in a chat is another prompt"
+    both, alone = run(roomy), run(roomy, settings=QUICK.model_copy(update={"contexts": False}))
+    assert both.digest != alone.digest
+    assert both.record["prompts"] == alone.record["prompts"]
+    kinds = [list(dict.fromkeys(gate["kind"] for gate in s.record["gates"])) for s in (both, alone)]
+    assert kinds == [["1", "1 in chats"], ["1"]]
+    assert len(both.record["gate"]["read_outs"]) == 2
+    assert both.pushes[0].gate.read_outs == 1, "one kind each: the mean of two read-outs is one"
+    assert both.pushes[0].gate.threshold >= 1
 
 
 def test_a_name_on_both_sides_is_not_taken_for_one_source(model):

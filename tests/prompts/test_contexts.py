@@ -42,6 +42,17 @@ def test_a_chat_that_comes_with_turns_stays_as_it_is():
     assert in_contexts(template(), 0)(chats, "fit") == chats
 
 
+def test_a_prompt_stays_alone_where_its_chat_would_not_fit():
+    of = template()
+    free = in_contexts(of, 0)(PROMPTS, "fit")
+    lengths = [len(of.render(prompt)) for prompt in free]
+    room = sorted(lengths)[300]
+    for prompt, chat, length, placed in zip(
+        PROMPTS, free, lengths, in_contexts(of, 0, room)(PROMPTS, "fit"), strict=True
+    ):
+        assert placed == (chat if length <= room else prompt)
+
+
 @pytest.mark.parametrize("text", [REFUSING, FORGETFUL], ids=["refuses", "forgets"])
 def test_templates_without_a_place_for_a_system_prompt_get_none(text):
     assert template().takes_system()

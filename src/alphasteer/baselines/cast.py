@@ -15,7 +15,7 @@ from alphasteer.baselines.strength import Build, Window, windows
 from alphasteer.errors import LearningError
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.forms import between
-from alphasteer.learning.gate_choice import Activations
+from alphasteer.learning.readings import Activations
 from alphasteer.steering import Gate, Push, Steering
 from alphasteer.steering.formula import loudest, read_out
 

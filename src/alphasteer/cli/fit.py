@@ -35,7 +35,7 @@ def command(
         bool | None, typer.Option(help="The starter prompts join the given ones (they do by default).")
     ] = None,
     contexts: Annotated[
-        bool | None, typer.Option(help="Half of the prompts are learned from in chats: system prompts, turns.")
+        bool | None, typer.Option(help="Gates are learned from prompts in chats too (they are by default).")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many prompts of each source.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the samples (0).")] = None,

@@ -72,7 +72,7 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     table(
         "Gate quality on kinds of prompts it had not seen, by layer",
         ["kind of malicious prompts", "layer", "mu", "alpha", "AUC", "partial AUC"],
-        [list({"kind": 1, **g}.values()) for g in gates],
+        [list(gate.values()) for gate in gates],
     )
     opened = calibration.get("opened", {})
     table("Held-out prompts that open the gate", ["source", "share"], [[k, v] for k, v in opened.items()])

@@ -88,15 +88,15 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
     figure, (left, right) = _axes((12, 4.2))
     gates, chosen = record["gates"], record.get("gate", {})
     read_outs = chosen.get("read_outs", [chosen] if chosen else [])  # the paper's form chooses none
-    kinds = sorted({gate.get("kind", 1) for gate in gates})
-    for kind in kinds:
-        of_kind = [gate for gate in gates if gate.get("kind", 1) == kind]
+    kinds = list(dict.fromkeys(gate["kind"] for gate in gates))
+    for number, kind in enumerate(kinds):
+        of_kind = [gate for gate in gates if gate["kind"] == kind]
         layers = [gate["layer"] for gate in of_kind]
-        told, colour = f", kind {kind}" if len(kinds) > 1 else "", f"C{kind - 1}"
+        told, colour = f", kind {kind}" if len(kinds) > 1 else "", f"C{number}"
         for key, name, style in (("auc", "AUC", ":"), ("partial_auc", "AUC up to 5 % false openings", "-")):
             singles = [gate[key] for gate in of_kind]
             left.plot(layers, singles, style, marker="o", markersize=3, color=colour, label=f"{name}{told}")
-            for read_out in read_outs[kind - 1 : kind]:
+            for read_out in read_outs[number : number + 1]:
                 left.plot(read_out["layers"], [read_out[key]] * len(read_out["layers"]), "x", color=colour)
     left.set(
         title="One layer's gates on unseen kinds (x: chosen, their mean)",

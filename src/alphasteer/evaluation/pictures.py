@@ -45,7 +45,7 @@ def draw_figures(
         report: follows the reading.
     """
     decoder, template = find_decoder(model), ChatTemplate(tokenizer)
-    fits = {fit["layer"]: fit for fit in steering.record["gates"] if fit.get("kind", 1) == 1}
+    fits = {fit["layer"]: fit for fit in steering.record["gates"] if fit["kind"] == "1"}
     layers = range(min(fits), max(fits) + 1)
     fitted = Readings(model, decoder, template, layers, shelf, report, [weights_digest(model)])
     sides = [{name: fitted.of(prompts.prompts, name) for name, prompts in side.items()} for side in (benign, malicious)]

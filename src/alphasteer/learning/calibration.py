@@ -85,6 +85,7 @@ def calibrate(
     budget: float,
     source_budget: float | None = None,
     ceiling_quantile: float,
+    lowest: float = -math.inf,
 ) -> Calibration:
     """Set a gate's threshold on benign scores and its ceiling on malicious ones.
 
@@ -96,6 +97,7 @@ def calibrate(
     Args:
         benign: by source, held-out gate scores of shape (n,).
         malicious: by source, held-out gate scores of shape (m,).
+        lowest: the threshold is not below this, whatever the benign scores allow.
 
     Raises:
         LearningError: if a side is empty, or the benign one too small for the budget.
@@ -109,7 +111,7 @@ def calibrate(
     threshold = benign_threshold(low, budget)
     own = source_budget or 0.0  # at 0 no source has prompts enough
     large = [name for name, scores in benign.items() if len(scores) * own >= ENOUGH]
-    threshold = max([threshold, *(benign_threshold(benign[name], own) for name in large)])
+    threshold = max([lowest, threshold, *(benign_threshold(benign[name], own) for name in large)])
     opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= FEWEST_OPENING]
     quantiles = [float(above.double().quantile(ceiling_quantile)) for above in opening]
     spread = float(high.double().std(unbiased=False))

@@ -18,6 +18,8 @@ Side = Mapping[str, Tensor]
 """By source, a layer's activations of shape (n, d)."""
 Scores = Mapping[str, Tensor]
 """By source, scores of shape (n,)."""
+Folds = Mapping[str, Tensor]
+"""By source, the fold of each prompt, 0 .. FOLDS - 1, of shape (n,)."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,17 @@ class Crossed:
 class LayerFit:
     """One layer's activations, from which any number of read-outs is fitted."""
 
-    def __init__(
-        self, benign: Side, malicious: Side, *, weigh: bool, folds: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def __init__(self, benign: Side, malicious: Side, *, weigh: bool, folds: tuple[Folds, Folds] | None = None) -> None:
         """Take the moments, fold by fold.
 
         Args:
             weigh: a source counts as the square root of its size, so that a large one does not outvote the small
                 (docs/method.md); else every prompt counts the same.
-            folds: by malicious source, the fold of each prompt, of shape (n,); folds that are kinds of prompts show
-                what a read-out does on kinds that it has not seen. Without, they are drawn.
+            folds: those of the benign and of the malicious prompts; folds that are kinds of prompts show what a
+                read-out does on kinds that it has not seen. Without, they are drawn.
         """
         self._sides = [{name: rows for name, rows in side.items() if len(rows)} for side in (benign, malicious)]
-        drawn = [{name: _drawn_folds(rows) for name, rows in side.items()} for side in self._sides]
-        self._of = [drawn[0], drawn[1] if folds is None else {name: folds[name] for name in drawn[1]}]
+        self._of = folds or [{name: _drawn_folds(rows) for name, rows in side.items()} for side in self._sides]
         self._folds = [
             [
                 Moments.sum(parts)

@@ -9,11 +9,10 @@ from alphasteer.errors import LearningError
 from alphasteer.learning.contrast import Observed, observe_refusals
 from alphasteer.learning.directions import mean_direction, refusal_direction
 from alphasteer.learning.examples import Examples, Source
-from alphasteer.learning.gate_choice import Activations, Examined
-from alphasteer.learning.readings import ByLayer, Readings
+from alphasteer.learning.readings import Activations, ByLayer, Examined, Readings
 from alphasteer.learning.settings import FitSettings
 from alphasteer.models import Fingerprint, check_decoder, context_length, find_decoder, fingerprint
-from alphasteer.prompts import ChatTemplate, Prompt, union
+from alphasteer.prompts import ChatTemplate, Place, Prompt, in_contexts, union
 from alphasteer.replies import Reply, compare_replies
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
@@ -95,15 +94,24 @@ class Evidence:
             LearningError: if an activation is not finite.
             PromptError: if a prompt is longer than the model's context.
         """
+        return self._examined(lambda prompts, split: prompts, "")
+
+    @cached_property
+    def in_chats(self) -> Examined:
+        """The same with half of the prompts in chats, those held out in others (see ``in_contexts``)."""
+        place = in_contexts(self.template, self.settings.seed, context_length(self.model))
+        return self._examined(place, ", in chats")
+
+    def _examined(self, place: Place, how: str) -> Examined:
         sides = (self.examples.benign, self.examples.malicious)
         total, number, examined = sum(map(len, sides)), 0, []
         for side in sides:
             activations = {}
             for source in side:
                 number += 1
-                name = f"{number} of {total}, {Path(source.name).name}"
-                fitted = self.gate_readings.of(source.fit.prompts, name)
-                held_out = self.gate_readings.of(source.held_out.prompts, f"{name}, held out")
+                name = f"{number} of {total}, {Path(source.name).name}{how}"
+                fitted = self.gate_readings.of(place(source.fit, "fit").prompts, name)
+                held_out = self.gate_readings.of(place(source.held_out, "validation").prompts, f"{name}, held out")
                 activations[source.name] = Activations(fitted, held_out)
             examined.append(activations)
         return Examined(*examined)

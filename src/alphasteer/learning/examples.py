@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from alphasteer.errors import LearningError
 from alphasteer.learning.settings import FitSettings
-from alphasteer.prompts import ChatTemplate, Place, PromptSet, in_contexts, without_shared
+from alphasteer.prompts import PromptSet, without_shared
 from alphasteer.prompts.starter import SPLITS
 from alphasteer.reporting import Reporter
 
@@ -46,7 +45,6 @@ def gather(
     *,
     benign_validation: Sequence[PromptSet] = (),
     malicious_validation: Sequence[PromptSet] = (),
-    place: Place | None = None,
 ) -> Examples:
     """Sample and split the sources, and take out what contradicts itself.
 
@@ -54,9 +52,6 @@ def gather(
     source keeps ``settings.held_out`` of its prompts out. Prompts that carry splits of their own, as the starter
     prompts do, keep to them: ``validation`` is held out and ``test`` left alone. What is held out is held out once,
     and never fitted on: a gate reads lower from prompts that it was fitted on, and a promise made on them is void.
-
-    Args:
-        place: puts prompts into chats (see ``in_contexts``), those held out into others than those fitted on.
 
     Raises:
         LearningError: if a side has too few prompts to fit on or to hold out, or a split is unknown.
@@ -86,17 +81,8 @@ def gather(
                 raise LearningError(
                     f"Only {have} {name} prompts are there to {verb}, at least {fewest} are needed; add more."
                 )
-        sides.append(sources if place is None else [_placed(source, place) for source in sources])
+        sides.append(sources)
     return _told_apart(*sides)
-
-
-def place_for(tokenizer: Any, settings: FitSettings) -> Place | None:
-    """What puts prompts into chats for this tokenizer, if the settings ask for that."""
-    return in_contexts(ChatTemplate(tokenizer), settings.seed) if settings.contexts else None
-
-
-def _placed(source: Source, place: Place) -> Source:
-    return replace(source, fit=place(source.fit, "fit"), held_out=place(source.held_out, "validation"))
 
 
 def _once(sources: Sequence[Source]) -> tuple[list[Source], int]:

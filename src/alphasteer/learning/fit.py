@@ -6,7 +6,7 @@ from typing import Any
 
 from alphasteer.activations import with_self_test
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.examples import gather, place_for
+from alphasteer.learning.examples import gather
 from alphasteer.learning.method import Fit
 from alphasteer.learning.settings import FitSettings
 from alphasteer.prompts import PromptSet, read_prompts
@@ -66,7 +66,6 @@ def fit(
         report,
         benign_validation=_sets(benign_validation),
         malicious_validation=_sets(harmful_validation),
-        place=place_for(tokenizer, settings),
     )
     steering = Fit(Evidence(model, tokenizer, examples, settings, report, Shelf(work))).run()
     return with_self_test(model, tokenizer, steering)

@@ -3,59 +3,35 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from alphasteer.learning.calibration import Calibration, benign_threshold, calibrate
-from alphasteer.learning.crossing import FOLDS, LayerFit, Scores
+from alphasteer.learning.crossing import LayerFit, Scores
 from alphasteer.learning.gates import gate_from_moments
-from alphasteer.learning.kinds import kinds, two_kinds
-from alphasteer.learning.readings import ByLayer
+from alphasteer.learning.kinds import Kind
+from alphasteer.learning.readings import Activations, ByLayer, Examined, layer_of
 from alphasteer.learning.roc import mean_area
 from alphasteer.learning.settings import FitSettings
 from alphasteer.steering.formula import gate_score
 
 FALSE_OPENINGS = 0.05
 """Gates are compared by the part of the ROC curve up to this share of benign prompts."""
-MUS = (3.0, 10.0, 30.0, 100.0)
-"""Unseen prompts of the fit's own sources favour mu = 1, but kinds that no source holds then open the gate three to
-four times as often; read-outs of jailbreaks want the largest (docs/method.md)."""
-ALPHAS = (1.0, 10.0, 100.0)
-"""Factors on the ridge ``settings.alpha``: few prompts want a large one."""
+MUS = (10.0, 30.0, 100.0)
+"""Unseen prompts of the fit's own sources favour mu = 1 and unseen kinds of them 3, but kinds that no source holds then
+open the gate more often; read-outs of jailbreaks want the largest (docs/method.md)."""
+ALPHAS = {"soft": (10.0, 100.0), "hard": (1.0, 10.0, 100.0)}
+"""Factors on the ridge ``settings.alpha``; that the soft null space wants none smaller has the same reason."""
 MOST_LAYERS = 7
 """A read-out reads at most so many layers."""
+SHARES = tuple(n / 10 for n in range(1, 10))
+"""Of two read-outs, the first may get these shares of the budget."""
+OPENS = 1.0
+"""The score from which benign prompts of kinds not seen go beyond their budget (see ``join``)."""
 FAINTEST = 0.05
 """A read-out whose benign prompts score even less than this opens here: malicious ones score 1 on average."""
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Activations of shape (n, d) by layer, of one source's two parts."""
-
-    fit: ByLayer
-    held_out: ByLayer
-
-
-@dataclass(frozen=True)
-class Examined:
-    """The activations on which gates are fitted, chosen and calibrated, by source."""
-
-    benign: Mapping[str, Activations]
-    malicious: Mapping[str, Activations]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What the read-out for one kind of malicious prompts is fitted on.
-
-    Attributes:
-        examined: all benign prompts, and the malicious ones of this kind.
-        folds: by malicious source, the cross-fitting fold of each prompt, kinds within the kind; None to draw them.
-    """
-
-    examined: Examined
-    folds: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +66,7 @@ class ChosenGate:
 
     Attributes:
         w: the read-outs by layer, float32, of shape (k, d); each in units of the score up to which its share of the
-            budget keeps it shut on the fit's benign prompts.
+            budget keeps it shut on benign prompts of kinds that it has not seen.
         read_outs: what they are made of.
     """
 
@@ -113,67 +89,55 @@ class ChosenGate:
         return sum(read_out.partial_auc for read_out in self.read_outs) / len(self.read_outs)
 
 
-def by_kind(examined: Examined, settings: FitSettings) -> list[Kind]:
-    """The malicious prompts in two kinds, or one where they are few; the paper's form and null space know one."""
-    if settings.null_space == "hard" or settings.preset == "paper":
-        return [Kind(examined)]
-    layers = sorted(next(iter(examined.malicious.values())).fit)
-    layer = layers[len(layers) // 2]
-    found = []
-    for masks in two_kinds(_layer(examined.malicious, layer)):
-        chosen = {
-            name: Activations({n: rows[masks[name]] for n, rows in activations.fit.items()}, activations.held_out)
-            for name, activations in examined.malicious.items()
-        }
-        found.append(Kind(Examined(examined.benign, chosen), kinds(_layer(chosen, layer), FOLDS)))
-    return found
-
-
-def _layer(side: Mapping[str, Activations], layer: int) -> dict[str, Tensor]:
-    return {name: activations.fit[layer] for name, activations in side.items()}
-
-
 def fit_candidates(
     kind: Kind,
     layers: Sequence[int],
     settings: FitSettings,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
-) -> list[GateCandidate]:
-    """Read-outs of every single layer and weighting, best first; ties go to the lower layer."""
+) -> list[list[GateCandidate]]:
+    """By folding, the read-outs of every single layer and weighting, best first; ties go to the lower layer."""
     hard = settings.null_space == "hard"
     mus = [None] if hard else list(MUS) if settings.mu is None else [settings.mu]
-    candidates = []
+    drawn: list[list[GateCandidate]] = [[] for _ in kind.folds]
     for layer in progress(layers):
-        sides = [_layer(side, layer) for side in (kind.examined.benign, kind.examined.malicious)]
-        fitted = LayerFit(*sides, weigh=not hard, folds=kind.folds)
-        for mu in mus:
-            for alpha in (settings.alpha * factor for factor in ALPHAS):
-                solve = partial(
-                    gate_from_moments,
-                    null_space=settings.null_space,
-                    mu=mu or 0.0,
-                    null_share=settings.null_share,
-                    alpha=alpha,
-                )
-                crossed = fitted.fit(solve)
-                fits = ((layer, mu, alpha),)
-                candidates.append(_judged({layer: crossed.w}, fits, crossed.benign, crossed.malicious))
-    return sorted(candidates, key=_rank)
+        sides = [layer_of(side, layer) for side in (kind.examined.benign, kind.examined.malicious)]
+        for candidates, folds in zip(drawn, kind.folds, strict=True):
+            fitted = LayerFit(*sides, weigh=not hard, folds=folds)
+            for mu in mus:
+                for alpha in (settings.alpha * factor for factor in ALPHAS[settings.null_space]):
+                    solve = partial(
+                        gate_from_moments,
+                        null_space=settings.null_space,
+                        mu=mu or 0.0,
+                        null_share=settings.null_share,
+                        alpha=alpha,
+                    )
+                    crossed = fitted.fit(solve)
+                    fits = ((layer, mu, alpha),)
+                    candidates.append(_judged({layer: crossed.w}, fits, crossed.benign, crossed.malicious))
+    return [sorted(candidates, key=_rank) for candidates in drawn]
 
 
 def combine_layers(singles: Sequence[GateCandidate]) -> list[GateCandidate]:
     """The best single read-out, and the means of the best two, three, ... layers' read-outs; best first."""
     best = best_by_layer(singles)[:MOST_LAYERS]
-    combined = [best[0]]
-    for count in range(2, len(best) + 1):
-        gates = best[:count]
-        w = {layer: vector / count for gate in gates for layer, vector in gate.w.items()}
-        benign, malicious = (
-            {name: torch.stack([scores[name] for scores in side]).mean(0) for name in side[0]}
-            for side in ([gate.benign for gate in gates], [gate.malicious for gate in gates])
-        )
-        combined.append(_judged(w, tuple(fit for gate in gates for fit in gate.fits), benign, malicious))
-    return sorted(combined, key=_rank)
+    return sorted((mean_read_out(best[:count]) for count in range(1, len(best) + 1)), key=_rank)
+
+
+def mean_read_out(read_outs: Sequence[GateCandidate]) -> GateCandidate:
+    """The mean of several read-outs, which scores what they score on average; 0 where one does not read."""
+    count = len(read_outs)
+    if count == 1:
+        return read_outs[0]
+    w: dict[int, Tensor] = {}
+    for read_out in read_outs:
+        for layer, vector in read_out.w.items():
+            w[layer] = w.get(layer, torch.zeros_like(vector)) + vector / count
+    benign, malicious = (
+        {name: torch.stack([scores[name] for scores in side]).mean(0) for name in side[0]}
+        for side in ([r.benign for r in read_outs], [r.malicious for r in read_outs])
+    )
+    return _judged(w, tuple(fit for read_out in read_outs for fit in read_out.fits), benign, malicious)
 
 
 def best_by_layer(candidates: Sequence[GateCandidate]) -> list[GateCandidate]:
@@ -184,14 +148,27 @@ def best_by_layer(candidates: Sequence[GateCandidate]) -> list[GateCandidate]:
     return list(best.values())
 
 
-def join(read_outs: Sequence[GateCandidate], budget: float) -> ChosenGate:
-    """One gate of several read-outs: each opens it at 1, where an equal share of the benign budget is beyond.
+def join(read_outs: Sequence[GateCandidate], budget: float, malicious: Mapping[str, Activations]) -> ChosenGate:
+    """One gate of several read-outs: each opens it at 1, where its share of the budget is beyond.
 
-    The shares are measured on the fit's own benign prompts, cross-fitted: what is held out is left to the threshold.
+    The shares are measured on the fit's own benign prompts, each scored by read-outs that have not seen its kind. Of
+    two read-outs, the first gets the share with which the gate opens on most held-out malicious prompts, source by
+    source alike; where several do, the most even one.
     """
+    firsts = [1.0] if len(read_outs) == 1 else sorted(SHARES, key=lambda share: abs(share - 0.5))
+    gates = [_joined(read_outs, [budget * first, budget * (1 - first)][: len(read_outs)]) for first in firsts]
+
+    def opened(gate: ChosenGate) -> float:
+        held_out = [gate_score(a.held_out, gate.w) for a in malicious.values() if len(a.held_out[gate.layer])]
+        return sum(float((scores > OPENS).double().mean()) for scores in held_out)
+
+    return max(gates, key=opened)
+
+
+def _joined(read_outs: Sequence[GateCandidate], budgets: Sequence[float]) -> ChosenGate:
     units = [
-        max(FAINTEST, benign_threshold(torch.cat(list(read_out.benign.values())), budget / len(read_outs)))
-        for read_out in read_outs
+        max(FAINTEST, benign_threshold(torch.cat(list(read_out.benign.values())), budget))
+        for read_out, budget in zip(read_outs, budgets, strict=True)
     ]
     layers = sorted({layer for read_out in read_outs for layer in read_out.w})
     nothing = torch.zeros_like(next(iter(read_outs[0].w.values())))
@@ -202,8 +179,26 @@ def join(read_outs: Sequence[GateCandidate], budget: float) -> ChosenGate:
     return ChosenGate(w, tuple(read_outs))
 
 
-def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings) -> Calibration:
+def mean_gate(gates: Sequence[ChosenGate]) -> ChosenGate:
+    """The gate whose score is the mean of theirs: its read-outs are the means of every choice of one from each."""
+    layers = sorted({layer for gate in gates for layer in gate.w})
+    width = next(iter(gates[0].w.values())).shape[1]
+    w = {
+        layer: torch.stack(
+            [
+                torch.stack(chosen).mean(0)
+                for chosen in product(*(g.w.get(layer, torch.zeros(len(g.read_outs), width)) for g in gates))
+            ]
+        )
+        for layer in layers
+    }
+    return ChosenGate(w, tuple(read_out for gate in gates for read_out in gate.read_outs))
+
+
+def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings, lowest: float = OPENS) -> Calibration:
     """Threshold and ceiling from held-out prompts, on which nothing was fitted and no gate chosen.
+
+    The threshold is never below ``lowest``: held-out prompts are of the fit's kinds, and speak for no others.
 
     Raises:
         LearningError: if there are too few for the budget.
@@ -218,6 +213,7 @@ def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings) -> C
         budget=settings.benign_budget,
         source_budget=settings.source_budget,
         ceiling_quantile=settings.ceiling_quantile,
+        lowest=lowest,
     )
 
 

@@ -1,24 +1,31 @@
 """The whole method, from evidence to a Steering."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import (
+    OPENS,
     ChosenGate,
     GateCandidate,
-    Kind,
-    by_kind,
     calibrated,
     combine_layers,
     fit_candidates,
     join,
+    mean_gate,
+    mean_read_out,
 )
+from alphasteer.learning.kinds import by_kind
 from alphasteer.learning.paper import choose_paper_push
+from alphasteer.learning.readings import Examined
 from alphasteer.learning.record import fit_record
 from alphasteer.learning.selection import Selection
 from alphasteer.steering import Steering
+
+Drawn = Sequence[Sequence[GateCandidate]]
+"""By folding, the read-outs of single layers for one kind of malicious prompts."""
 
 
 class Fit:
@@ -38,30 +45,47 @@ class Fit:
                 f"{count} benign prompts to fit on are fewer than the model's width of {width}: "
                 "the ridge makes up for it, and more prompts would make a better gate."
             )
-        singles = [self._single_gates(kind) for kind in by_kind(evidence.examined, settings)]
-        decision = None if settings.preset == "paper" else self._decision(singles)
-        selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, singles[0])
+        paper = settings.preset == "paper"
+        placed = {"": evidence.examined}
+        if settings.contexts and not paper:
+            placed[" in chats"] = evidence.in_chats
+        fitted = {how: self._single_gates(examined, how) for how, examined in placed.items()}
+        decision = None if paper else self._decision(placed, fitted)
+        selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, fitted[""][0][0])
         self.report.say(selected.reason)
         self.report.say(
             f"The selection ran {selected.tokens:,} forward tokens; judging every candidate by full replies would "
             f"have taken {selected.full:,}."
         )
+        singles = {
+            f"{number}{how}": list(chain(*drawn))
+            for how, by_number in fitted.items()
+            for number, drawn in enumerate(by_number, start=1)
+        }
         record = fit_record(evidence, singles, decision, selected)
         return replace(selected.steering, fitted_on=evidence.fingerprint, record=record)
 
-    def _single_gates(self, kind: Kind) -> list[GateCandidate]:
+    def _single_gates(self, examined: Examined, how: str) -> list[Drawn]:
+        """The read-outs of single layers, by kind of malicious prompts."""
         numbers = [n for n in self.evidence.gate_readings.layers if self.settings.gate_layer in (None, n)]
 
         def progress(layers: Sequence[int]) -> Iterable[int]:
-            return self.report.track(((n, 1) for n in layers), "Fitting gates", len(layers))
+            return self.report.track(((n, 1) for n in layers), f"Fitting gates{how}", len(layers))
 
-        return fit_candidates(kind, numbers, self.settings, progress)
+        return [fit_candidates(kind, numbers, self.settings, progress) for kind in by_kind(examined, self.settings)]
 
-    def _decision(self, singles: Sequence[Sequence[GateCandidate]]) -> tuple[ChosenGate, Calibration]:
-        """The one gate of the best read-outs of every kind, and its operating point."""
-        best = [combine_layers(of_kind)[0] for of_kind in singles]
-        gate = join(best, self.settings.benign_budget)
-        calibration = calibrated(gate, self.evidence.examined, self.settings)
+    def _decision(
+        self, placed: Mapping[str, Examined], fitted: Mapping[str, Sequence[Drawn]]
+    ) -> tuple[ChosenGate, Calibration]:
+        """The one gate, which is the mean of those from prompts alone and in chats, and its operating point."""
+        gates = []
+        for how, examined in placed.items():
+            best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[how]]
+            gates.append(join(best, self.settings.benign_budget, examined.malicious))
+        gate, lowest = mean_gate(gates), OPENS
+        for examined in reversed(list(placed.values())):  # prompts alone come last: the record is theirs
+            calibration = calibrated(gate, examined, self.settings, lowest)
+            lowest = calibration.threshold
         self.report.say(
             f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
             f"{self.depth}: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts that "

@@ -1,6 +1,7 @@
 """Activations of prompts, read once each and kept on the shelf."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,27 @@ from alphasteer.resuming import Shelf
 
 ByLayer = Mapping[int, Tensor]
 """Activations of shape (n, d) by layer."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activations of shape (n, d) by layer, of one source's two parts."""
+
+    fit: ByLayer
+    held_out: ByLayer
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The activations on which gates are fitted, chosen and calibrated, by source."""
+
+    benign: Mapping[str, Activations]
+    malicious: Mapping[str, Activations]
+
+
+def layer_of(side: Mapping[str, Activations], layer: int) -> dict[str, Tensor]:
+    """One layer's activations of the fit's prompts, by source."""
+    return {name: activations.fit[layer] for name, activations in side.items()}
 
 
 class Readings:

@@ -1,7 +1,7 @@
 """What an artefact remembers of how it came about, as plain JSON values."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ PACKAGES = ("alphasteer", "torch", "transformers")
 
 def fit_record(
     evidence: Evidence,
-    singles: Sequence[Sequence[GateCandidate]],
+    singles: Mapping[str, Sequence[GateCandidate]],
     decision: tuple[ChosenGate, Calibration] | None,
     selected: Selected,
 ) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def fit_record(
         "contrast": {"rule": best.rule, "found": {c.rule: [len(c.refused), len(c.complied)] for c in contrasts}},
         "gates": [
             _gate_record(kind, c)
-            for kind, of_kind in enumerate(singles, start=1)
+            for kind, of_kind in singles.items()
             for c in sorted(best_by_layer(of_kind), key=lambda c: c.layer)
         ],
         **({} if decision is None else _decision_record(*decision, settings)),
@@ -96,7 +96,7 @@ def _read_out_record(candidate: GateCandidate) -> dict[str, Any]:
     return {"layers": sorted(candidate.w), "malicious": prompts, **_areas(candidate)}
 
 
-def _gate_record(kind: int, candidate: GateCandidate) -> dict[str, Any]:
+def _gate_record(kind: str, candidate: GateCandidate) -> dict[str, Any]:
     ((layer, mu, alpha),) = candidate.fits
     return {"kind": kind, "layer": layer, "mu": mu, "alpha": alpha, **_areas(candidate)}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from alphasteer.errors import LearningError
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.examples import Examples, gather, place_for
+from alphasteer.learning.examples import Examples, gather
 from alphasteer.learning.settings import fit_settings
 from alphasteer.prompts import PromptSet, read_prompts, union
 from alphasteer.reporting import Reporter
@@ -39,7 +39,6 @@ def recorded_evidence(model: Any, tokenizer: Any, steering: Steering, report: Re
         report,
         benign_validation=validation["benign"],
         malicious_validation=validation["malicious"],
-        place=place_for(tokenizer, settings),
     )
     _check_unchanged(examples, record["prompts"])
     return Evidence(model, tokenizer, examples, settings, report, shelf, every_layer=True)

@@ -22,7 +22,7 @@ class FitSettings(BaseModel):
     preset: Preset = Field("default", description="default: one gate drives many layers; paper: a gate per layer.")
     starter: bool = Field(True, description="The starter prompts join the given ones, on both sides.")
     contexts: bool = Field(
-        False, description="Half of the prompts are learned from in chats: after a system prompt, an exchange."
+        True, description="The gate is the mean of one learned from prompts alone and one with half of them in chats."
     )
     limit: int | None = Field(None, ge=2, description="At most this many prompts of each source, drawn by the seed.")
     characters: int = Field(500_000, ge=1, description="At most so much text of each source, drawn by the seed.")
@@ -41,7 +41,9 @@ class FitSettings(BaseModel):
     mu: float | None = Field(None, ge=0, description="Weight of the benign moments (soft); chosen if not given.")
     null_share: float = Field(0.6, gt=0, le=1, description="Share of dimensions in the null space (hard).")
     alpha: float = Field(1e-3, gt=0, description="Ridge, in units of the malicious activations' mean energy.")
-    benign_budget: float = Field(0.01, gt=0, lt=1, description="Share of benign prompts that may be altered.")
+    benign_budget: float = Field(
+        0.01, gt=0, lt=1, description="Share of benign prompts, and of kinds of them not seen, that may be altered."
+    )
     source_budget: float = Field(
         0.02, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
     )

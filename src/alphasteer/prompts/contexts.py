@@ -12,12 +12,12 @@ Place = Callable[[PromptSet, str], PromptSet]
 """Puts the prompts of a set into the contexts of a split."""
 
 
-def in_contexts(template: ChatTemplate, seed: int) -> Place:
+def in_contexts(template: ChatTemplate, seed: int, most_tokens: int | None = None) -> Place:
     """Half of the prompts stay alone, a quarter follows a system prompt, a quarter an exchange, half of these both.
 
     Each prompt's context is drawn by a digest of its text and the seed, so that adding prompts changes no other one.
     Chats that come with turns of their own stay as they are, and so does all where a template takes no system prompt
-    but for the exchanges.
+    but for the exchanges. A prompt whose chat would be longer than ``most_tokens`` stays alone.
     """
     takes_system = template.takes_system()
 
@@ -32,7 +32,8 @@ def in_contexts(template: ChatTemplate, seed: int) -> Place:
             draw = hashlib.sha256(f"{seed}:{prompt.key}".encode()).digest()
             system = _drawn(systems, draw[1]) if draw[0] % 4 == 1 or draw[0] % 8 == 2 else ()
             exchange = _drawn(exchanges, draw[2]) if draw[0] % 4 == 2 else ()
-            return replace(prompt, messages=(*system, *exchange, *prompt.messages))
+            chat = replace(prompt, messages=(*system, *exchange, *prompt.messages))
+            return prompt if most_tokens is not None and len(template.render(chat)) > most_tokens else chat
 
         return PromptSet(prompts.name, tuple(map(in_context, prompts)), prompts.dropped)
 
