@@ -45,7 +45,7 @@ class FitSettings(BaseModel):
         0.01, gt=0, lt=1, description="Share of benign prompts, and of kinds of them not seen, that may be altered."
     )
     source_budget: float = Field(
-        0.02, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
+        0.03, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
     )
     ceiling_quantile: float = Field(0.2, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
     replies: int = Field(200, ge=8, description="About so many malicious requests are replied to for the contrast.")
