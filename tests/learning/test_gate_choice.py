@@ -18,6 +18,7 @@ from alphasteer.learning.gate_choice import (
     join,
     mean_gate,
     mean_read_out,
+    unseen_budget,
 )
 from alphasteer.learning.kinds import DRAWS, Kind, by_kind
 from alphasteer.learning.readings import Activations, Examined
@@ -197,6 +198,15 @@ def test_the_budget_goes_where_it_opens_the_gate_on_most_held_out_malicious_prom
     units = 1 / gate.w[1].diagonal()
     torch.testing.assert_close(units, torch.tensor([0.92, 0.98]), atol=2e-3, rtol=0)
     assert bool(((held_out @ gate.w[1].T).amax(1) > 1).all())
+
+
+@given(budget=st.floats(0.001, 0.5), n=st.integers(1, 20_000))
+def test_few_benign_prompts_loosen_the_budget_for_kinds_not_seen_up_to_a_tenth(budget, n):
+    """Of 5,000 prompts or more it is the budget itself; of fewer, as many times as much as there are too few."""
+    loose = unseen_budget(budget, n)
+    assert loose == pytest.approx(max(budget, min(0.1, budget * max(1, 5_000 / n))))
+    assert unseen_budget(budget, n + 1) <= loose
+    assert unseen_budget(0.01, 1_000) == pytest.approx(0.05)
 
 
 def test_a_read_out_has_zeros_where_it_does_not_read():

@@ -45,8 +45,8 @@ def command(
 
     started = time.monotonic()
     reporter = ConsoleReporter(quiet)
-    # A demo is to end within minutes: no search, and refinement in one window.
-    settings = FitSettings(benign_budget=0.02, trials=0, windows=0, replies=120)
+    # A demo is to end within minutes: no chats, no search, and refinement in one window.
+    settings = FitSettings(contexts=False, benign_budget=0.02, trials=0, windows=0, replies=120)
     suites = [suite for name in STARTER_SUITES for suite in read_suites(name)]
     fitted = {kind: starter_prompts(kind, "fit") for kind in KINDS}
     with alone_in(output_folder(output)) as work:

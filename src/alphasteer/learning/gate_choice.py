@@ -30,6 +30,10 @@ SHARES = tuple(n / 10 for n in range(1, 10))
 """Of two read-outs, the first may get these shares of the budget."""
 OPENS = 1.0
 """The score from which benign prompts of kinds not seen go beyond their budget (see ``join``)."""
+KNOWN = 5_000
+"""Gates learned from so many benign prompts keep their budget on kinds not seen; from fewer, several times as much."""
+MOST_UNSEEN = 0.1
+"""But not more than this: by then held-out prompts decide where the gate opens."""
 FAINTEST = 0.05
 """A read-out whose benign prompts score even less than this opens here: malicious ones score 1 on average."""
 
@@ -148,8 +152,22 @@ def best_by_layer(candidates: Sequence[GateCandidate]) -> list[GateCandidate]:
     return list(best.values())
 
 
+def unseen_budget(budget: float, n: int) -> float:
+    """The share of benign prompts of kinds not seen that may open a gate learned from n benign prompts.
+
+    Read-outs of few prompts tell unseen kinds poorly apart, so that the budget itself would cost most refusals there,
+    while held-out prompts ask for far less (docs/frontier.md, "The starter prompts alone").
+    """
+    return max(budget, min(MOST_UNSEEN, budget * KNOWN / n))
+
+
 def join(read_outs: Sequence[GateCandidate], budget: float, malicious: Mapping[str, Activations]) -> ChosenGate:
     """One gate of several read-outs: each opens it at 1, where its share of the budget is beyond.
+
+    Args:
+        read_outs: as chosen for each kind of malicious prompts.
+        budget: share of benign prompts of kinds not seen that may open it (see ``unseen_budget``).
+        malicious: by source, with held-out activations.
 
     The shares are measured on the fit's own benign prompts, each scored by read-outs that have not seen its kind. Of
     two read-outs, the first gets the share with which the gate opens on most held-out malicious prompts, source by

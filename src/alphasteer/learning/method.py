@@ -16,6 +16,7 @@ from alphasteer.learning.gate_choice import (
     join,
     mean_gate,
     mean_read_out,
+    unseen_budget,
 )
 from alphasteer.learning.kinds import by_kind
 from alphasteer.learning.paper import choose_paper_push
@@ -34,15 +35,15 @@ class Fit:
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.settings, self.report = evidence, evidence.settings, evidence.report
         self.depth = len(evidence.decoder)
+        self.known = sum(len(source.fit) for source in evidence.examples.benign)
 
     def run(self) -> Steering:
         """Read, learn, choose."""
         evidence, settings = self.evidence, self.settings
         width = evidence.decoder.hidden_size
-        count = sum(len(source.fit) for source in evidence.examples.benign)
-        if count < width:
+        if self.known < width:
             self.report.say(
-                f"{count} benign prompts to fit on are fewer than the model's width of {width}: "
+                f"{self.known} benign prompts to fit on are fewer than the model's width of {width}: "
                 "the ridge makes up for it, and more prompts would make a better gate."
             )
         paper = settings.preset == "paper"
@@ -78,10 +79,10 @@ class Fit:
         self, placed: Mapping[str, Examined], fitted: Mapping[str, Sequence[Drawn]]
     ) -> tuple[ChosenGate, Calibration]:
         """The one gate, which is the mean of those from prompts alone and in chats, and its operating point."""
-        gates = []
+        budget, gates = unseen_budget(self.settings.benign_budget, self.known), []
         for how, examined in placed.items():
             best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[how]]
-            gates.append(join(best, self.settings.benign_budget, examined.malicious))
+            gates.append(join(best, budget, examined.malicious))
         gate, lowest = mean_gate(gates), OPENS
         for examined in reversed(list(placed.values())):  # prompts alone come last: the record is theirs
             calibration = calibrated(gate, examined, self.settings, lowest)
