@@ -263,6 +263,14 @@ def test_a_gate_is_learned_from_prompts_in_chats_too_unless_told_otherwise():
     assert both.pushes[0].gate.threshold >= 1
 
 
+def test_it_says_how_often_kinds_not_seen_may_open_a_gate_of_few_prompts(model):
+    listener = Listener()
+    run(model, settings=WIDE, report=listener)
+    assert not any("few to know other kinds" in message for message in listener.said), "half may open it as it is"
+    run(model, settings=QUICK.model_copy(update={"benign_budget": 0.08}), report=listener)
+    assert any("of kinds not seen, 10.0% may open the gate instead of 8.0%" in message for message in listener.said)
+
+
 def test_a_name_on_both_sides_is_not_taken_for_one_source(model):
     """What one side's prompts read was once taken for the other's, and the gate fitted on malicious ones alone."""
     same = fit(model, tiny_tokenizer(), PromptSet.of(BENIGN), PromptSet.of(HARMFUL), settings=QUICK)

@@ -80,6 +80,11 @@ class Fit:
     ) -> tuple[ChosenGate, Calibration]:
         """The one gate, which is the mean of those from prompts alone and in chats, and its operating point."""
         budget, gates = unseen_budget(self.settings.benign_budget, self.known), []
+        if budget > self.settings.benign_budget:
+            self.report.say(
+                f"{self.known} benign prompts are few to know other kinds by: of kinds not seen, {budget:.1%} may open "
+                f"the gate instead of {self.settings.benign_budget:.1%}."
+            )
         for how, examined in placed.items():
             best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[how]]
             gates.append(join(best, budget, examined.malicious))

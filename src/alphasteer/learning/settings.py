@@ -42,7 +42,10 @@ class FitSettings(BaseModel):
     null_share: float = Field(0.6, gt=0, le=1, description="Share of dimensions in the null space (hard).")
     alpha: float = Field(1e-3, gt=0, description="Ridge, in units of the malicious activations' mean energy.")
     benign_budget: float = Field(
-        0.01, gt=0, lt=1, description="Share of benign prompts, and of kinds of them not seen, that may be altered."
+        0.01,
+        gt=0,
+        lt=1,
+        description="Share of benign prompts that may be altered; of kinds not seen too, given 5,000 to fit on.",
     )
     source_budget: float = Field(
         0.03, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
