@@ -266,9 +266,22 @@ def test_a_gate_is_learned_from_prompts_in_chats_too_unless_told_otherwise():
 def test_it_says_how_often_kinds_not_seen_may_open_a_gate_of_few_prompts(model):
     listener = Listener()
     run(model, settings=WIDE, report=listener)
-    assert not any("few to know other kinds" in message for message in listener.said), "half may open it as it is"
+    assert not any("of kinds left out" in message for message in listener.said), "half may open it as it is"
     run(model, settings=QUICK.model_copy(update={"benign_budget": 0.08}), report=listener)
-    assert any("of kinds not seen, 10.0% may open the gate instead of 8.0%" in message for message in listener.said)
+    assert any("of kinds left out, 10.0% may open the gate instead of 8.0%" in message for message in listener.said)
+
+
+def test_chats_of_the_users_own_are_not_put_into_others(model):
+    """No second gate is then made of the same prompts."""
+    listener, own = Listener(), {"role": "system", "content": "short"}
+    chats = [
+        PromptSet.of([Prompt(text, (own, {"role": "user", "content": text})) for text in texts], name)
+        for texts, name in ((BENIGN, "b"), (HARMFUL, "h"))
+    ]
+    steering = fit(model, tiny_tokenizer(), *chats, settings=QUICK, report=listener)
+    assert any("No prompt can be put into another chat" in message for message in listener.said)
+    assert {gate["kind"] for gate in steering.record["gates"]} == {"1"}
+    assert len(steering.record["gate"]["read_outs"]) == 1
 
 
 def test_a_name_on_both_sides_is_not_taken_for_one_source(model):

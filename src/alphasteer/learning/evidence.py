@@ -97,9 +97,12 @@ class Evidence:
         return self._examined(lambda prompts, split: prompts, "")
 
     @cached_property
-    def in_chats(self) -> Examined:
-        """The same with half of the prompts in chats, those held out in others (see ``in_contexts``)."""
+    def in_chats(self) -> Examined | None:
+        """The same, half of the prompts in chats, held-out ones in others (``in_contexts``); None if all stay alone."""
         place = in_contexts(self.template, self.settings.seed, context_length(self.model))
+        fitted = [source.fit for source in (*self.examples.benign, *self.examples.malicious)]
+        if all(place(prompts, "fit") == prompts for prompts in fitted):
+            return None
         return self._examined(place, ", in chats")
 
     def _examined(self, place: Place, how: str) -> Examined:

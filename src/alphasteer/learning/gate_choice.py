@@ -20,7 +20,7 @@ from alphasteer.steering.formula import gate_score
 FALSE_OPENINGS = 0.05
 """Gates are compared by the part of the ROC curve up to this share of benign prompts."""
 MUS = (10.0, 30.0, 100.0)
-"""Unseen prompts of the fit's own sources favour mu = 1 and unseen kinds of them 3, but kinds that no source holds then
+"""Not below 10: a smaller mu separates prompts of the fit's own sources better, but kinds that no source holds then
 open the gate more often; read-outs of jailbreaks want the largest (docs/method.md)."""
 ALPHAS = {"soft": (10.0, 100.0), "hard": (1.0, 10.0, 100.0)}
 """Factors on the ridge ``settings.alpha``; that the soft null space wants none smaller has the same reason."""
@@ -31,7 +31,8 @@ SHARES = tuple(n / 10 for n in range(1, 10))
 OPENS = 1.0
 """The score from which benign prompts of kinds not seen go beyond their budget (see ``join``)."""
 KNOWN = 5_000
-"""Gates learned from so many benign prompts keep their budget on kinds not seen; from fewer, several times as much."""
+"""A gate learned from fewer benign prompts gets as many times its budget for kinds left out as they are too few. The
+number lies between the two sizes that were measured, 875 and 8,800 (docs/frontier.md)."""
 MOST_UNSEEN = 0.1
 """But not more than this: by then held-out prompts decide where the gate opens."""
 FAINTEST = 0.05
@@ -66,11 +67,12 @@ class GateCandidate:
 
 @dataclass(frozen=True)
 class ChosenGate:
-    """The gate that decides: a read-out for each kind of malicious prompts, of which the largest counts.
+    """The gate that decides: several read-outs, of which the largest counts.
 
     Attributes:
-        w: the read-outs by layer, float32, of shape (k, d); each in units of the score up to which its share of the
-            budget keeps it shut on benign prompts of kinds that it has not seen.
+        w: the read-outs by layer, float32, of shape (k, d): one for each kind of malicious prompts, in units of the
+            score up to which its share of the budget keeps it shut on benign prompts of kinds that it has not seen; or
+            the means of such (see ``mean_gate``).
         read_outs: what they are made of.
     """
 
@@ -171,7 +173,7 @@ def join(read_outs: Sequence[GateCandidate], budget: float, malicious: Mapping[s
 
     The shares are measured on the fit's own benign prompts, each scored by read-outs that have not seen its kind. Of
     two read-outs, the first gets the share with which the gate opens on most held-out malicious prompts, source by
-    source alike; where several do, the most even one.
+    source alike; where several do, the most even one. What is said of these prompts is thus the winner's own score.
     """
     firsts = [1.0] if len(read_outs) == 1 else sorted(SHARES, key=lambda share: abs(share - 0.5))
     gates = [_joined(read_outs, [budget * first, budget * (1 - first)][: len(read_outs)]) for first in firsts]
@@ -214,7 +216,7 @@ def mean_gate(gates: Sequence[ChosenGate]) -> ChosenGate:
 
 
 def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings, lowest: float = OPENS) -> Calibration:
-    """Threshold and ceiling from held-out prompts, on which nothing was fitted and no gate chosen.
+    """Threshold and ceiling from held-out prompts; on the benign ones nothing was fitted and nothing chosen.
 
     The threshold is never below ``lowest``: held-out prompts are of the fit's kinds, and speak for no others.
 

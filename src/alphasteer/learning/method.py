@@ -49,7 +49,10 @@ class Fit:
         paper = settings.preset == "paper"
         placed = {"": evidence.examined}
         if settings.contexts and not paper:
-            placed[" in chats"] = evidence.in_chats
+            if evidence.in_chats is None:
+                self.report.say("No prompt can be put into another chat: the gate is learned from prompts as they are.")
+            else:
+                placed[" in chats"] = evidence.in_chats
         fitted = {how: self._single_gates(examined, how) for how, examined in placed.items()}
         decision = None if paper else self._decision(placed, fitted)
         selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, fitted[""][0][0])
@@ -82,16 +85,17 @@ class Fit:
         budget, gates = unseen_budget(self.settings.benign_budget, self.known), []
         if budget > self.settings.benign_budget:
             self.report.say(
-                f"{self.known} benign prompts are few to know other kinds by: of kinds not seen, {budget:.1%} may open "
-                f"the gate instead of {self.settings.benign_budget:.1%}."
+                f"Only {self.known} benign prompts to fit on: of kinds left out, {budget:.1%} may open the gate "
+                f"instead of {self.settings.benign_budget:.1%}; of those held out, as few as ever."
             )
         for how, examined in placed.items():
             best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[how]]
             gates.append(join(best, budget, examined.malicious))
         gate, lowest = mean_gate(gates), OPENS
-        for examined in reversed(list(placed.values())):  # prompts alone come last: the record is theirs
-            calibration = calibrated(gate, examined, self.settings, lowest)
-            lowest = calibration.threshold
+        alone, *in_chats = placed.values()
+        for examined in in_chats:
+            lowest = calibrated(gate, examined, self.settings).threshold
+        calibration = calibrated(gate, alone, self.settings, lowest)
         self.report.say(
             f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
             f"{self.depth}: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts that "

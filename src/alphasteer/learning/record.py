@@ -56,6 +56,7 @@ def fit_record(
         **({} if decision is None else _decision_record(*decision, settings)),
         "selection": {
             "reason": selected.reason,
+            "altered": selected.altered,
             "tokens": selected.tokens,
             "full_replies": selected.full,
             "searched": [_searched(push) for push in selected.searched if push.surprise is not None],

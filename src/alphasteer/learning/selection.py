@@ -49,6 +49,7 @@ class Selected:
         before: share of the finalists' probes refused without steering.
         tokens: forward tokens that the selection took, replies and gradient steps included.
         full: what judging every candidate by full replies would have taken.
+        altered: how many held-out benign prompts that open the gate were looked at, as to how far pushes move them.
     """
 
     steering: Steering
@@ -57,6 +58,7 @@ class Selected:
     before: float
     tokens: int
     full: int
+    altered: int = 0
 
     @property
     def reason(self) -> str:
@@ -67,8 +69,10 @@ class Selected:
             f"{best.refused:.0%} of {best.probes} held-out malicious requests ({self.before:.0%} unsteered), "
             f"{best.coherent:.0%} of the replies coherent"
         )
-        if best.divergence is not None:
-            told += f", benign prompts that open the gate moved by {best.divergence:.1f} nats"
+        if best.divergence is not None and self.altered:
+            told += f", {self.altered} held-out benign prompts that open the gate moved by {best.divergence:.1f} nats"
+        elif best.divergence is not None:
+            told += ", no held-out benign prompt opens the gate"
         if not others:
             return f"{told}; the only finalist."
         told += f"; the next best of {len(others) + 1} finalists refused {others[0].refused:.0%}"
@@ -107,7 +111,8 @@ class Selection:
                 )
         lengths = [len(sequence) for sequence in self.evidence.template.render_all(probes)]
         full = (len(searched) + len(finalists)) * sum(length + FULL_REPLY for length in lengths)
-        return Selected(self.build(judged[0]), judged, searched, sum(before) / len(before), tokens.count, full)
+        refused, altered = sum(before) / len(before), len(self._altered)
+        return Selected(self.build(judged[0]), judged, searched, refused, tokens.count, full, altered)
 
     def build(self, push: Trial) -> Steering:
         """The steering that pushes like this."""

@@ -32,6 +32,8 @@ def in_contexts(template: ChatTemplate, seed: int, most_tokens: int | None = Non
             draw = hashlib.sha256(f"{seed}:{prompt.key}".encode()).digest()
             system = _drawn(systems, draw[1]) if draw[0] % 4 == 1 or draw[0] % 8 == 2 else ()
             exchange = _drawn(exchanges, draw[2]) if draw[0] % 4 == 2 else ()
+            if not system and not exchange:
+                return prompt
             chat = replace(prompt, messages=(*system, *exchange, *prompt.messages))
             return prompt if most_tokens is not None and len(template.render(chat)) > most_tokens else chat
 
