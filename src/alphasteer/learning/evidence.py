@@ -1,6 +1,7 @@
 """What a method learns from, each part found when first asked for: activations, refusals, directions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from alphasteer.learning.examples import Examples, Source
 from alphasteer.learning.readings import Activations, ByLayer, Examined, Readings
 from alphasteer.learning.settings import FitSettings
 from alphasteer.models import Fingerprint, check_decoder, context_length, find_decoder, fingerprint
-from alphasteer.prompts import ChatTemplate, Place, Prompt, in_contexts, union
+from alphasteer.prompts import ChatTemplate, Prompt, in_contexts, union
 from alphasteer.replies import Reply, compare_replies
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
@@ -94,27 +95,33 @@ class Evidence:
             LearningError: if an activation is not finite.
             PromptError: if a prompt is longer than the model's context.
         """
-        return self._examined(lambda prompts, split: prompts, "")
+        return self._examined(self._sides, "")
 
     @cached_property
     def in_chats(self) -> Examined | None:
         """The same, half of the prompts in chats, held-out ones in others (``in_contexts``); None if all stay alone."""
         place = in_contexts(self.template, self.settings.seed, context_length(self.model))
-        fitted = [source.fit for source in (*self.examples.benign, *self.examples.malicious)]
-        if all(place(prompts, "fit") == prompts for prompts in fitted):
+        placed = [
+            [replace(s, fit=place(s.fit, "fit"), held_out=place(s.held_out, "validation")) for s in side]
+            for side in self._sides
+        ]
+        if [[s.fit for s in side] for side in placed] == [[s.fit for s in side] for side in self._sides]:
             return None
-        return self._examined(place, ", in chats")
+        return self._examined(placed, ", in chats")
 
-    def _examined(self, place: Place, how: str) -> Examined:
-        sides = (self.examples.benign, self.examples.malicious)
+    @property
+    def _sides(self) -> Sequence[Sequence[Source]]:
+        return self.examples.benign, self.examples.malicious
+
+    def _examined(self, sides: Sequence[Sequence[Source]], how: str) -> Examined:
         total, number, examined = sum(map(len, sides)), 0, []
         for side in sides:
             activations = {}
             for source in side:
                 number += 1
                 name = f"{number} of {total}, {Path(source.name).name}{how}"
-                fitted = self.gate_readings.of(place(source.fit, "fit").prompts, name)
-                held_out = self.gate_readings.of(place(source.held_out, "validation").prompts, f"{name}, held out")
+                fitted = self.gate_readings.of(source.fit.prompts, name)
+                held_out = self.gate_readings.of(source.held_out.prompts, f"{name}, held out")
                 activations[source.name] = Activations(fitted, held_out)
             examined.append(activations)
         return Examined(*examined)

@@ -166,14 +166,14 @@ def unseen_budget(budget: float, n: int) -> float:
 def join(read_outs: Sequence[GateCandidate], budget: float, malicious: Mapping[str, Activations]) -> ChosenGate:
     """One gate of several read-outs: each opens it at 1, where its share of the budget is beyond.
 
+    The shares are measured on the fit's own benign prompts, each scored by read-outs that have not seen its kind. Of
+    two read-outs, the first gets the share with which the gate opens on most held-out malicious prompts, source by
+    source alike; where several do, the most even one. What is said of these prompts is thus the winner's own score.
+
     Args:
         read_outs: as chosen for each kind of malicious prompts.
         budget: share of benign prompts of kinds not seen that may open it (see ``unseen_budget``).
         malicious: by source, with held-out activations.
-
-    The shares are measured on the fit's own benign prompts, each scored by read-outs that have not seen its kind. Of
-    two read-outs, the first gets the share with which the gate opens on most held-out malicious prompts, source by
-    source alike; where several do, the most even one. What is said of these prompts is thus the winner's own score.
     """
     firsts = [1.0] if len(read_outs) == 1 else sorted(SHARES, key=lambda share: abs(share - 0.5))
     gates = [_joined(read_outs, [budget * first, budget * (1 - first)][: len(read_outs)]) for first in firsts]

@@ -69,10 +69,9 @@ class Selected:
             f"{best.refused:.0%} of {best.probes} held-out malicious requests ({self.before:.0%} unsteered), "
             f"{best.coherent:.0%} of the replies coherent"
         )
-        if best.divergence is not None and self.altered:
-            told += f", {self.altered} held-out benign prompts that open the gate moved by {best.divergence:.1f} nats"
-        elif best.divergence is not None:
-            told += ", no held-out benign prompt opens the gate"
+        if best.divergence is not None:
+            moved = f"{self.altered} held-out benign prompts that open the gate moved by {best.divergence:.1f} nats"
+            told += f", {moved if self.altered else 'no held-out benign prompt opens the gate'}"
         if not others:
             return f"{told}; the only finalist."
         told += f"; the next best of {len(others) + 1} finalists refused {others[0].refused:.0%}"
