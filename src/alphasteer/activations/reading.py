@@ -1,7 +1,7 @@
-"""Reading the residual stream at the end of many prompts, running no more of the model than that needs."""
+"""Reading the residual stream of many prompts, at their ends and on average, running no more than that needs."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,10 @@ from alphasteer.reporting import Reporter
 
 TOKEN_BUDGET = 2048
 """Padded tokens a batch: enough to keep a CPU busy, little enough for any accelerator."""
+
+
+Streams = Mapping[int, Tensor]
+"""By layer, what was read there."""
 
 
 class _LastLayerRead(Exception):
@@ -27,10 +31,13 @@ def read_residual_stream(
     layers: Sequence[int],
     report: Reporter,
     *,
+    spans: Sequence[tuple[int, int]] | None = None,
     token_budget: int = TOKEN_BUDGET,
     description: str = "Reading activations",
 ) -> dict[int, Tensor]:
     """The residual stream at each sequence's last token, at the input of each of the layers.
+
+    With spans, its mean over the tokens of the sequence's span stands beside it (zeros where that is empty).
 
     What sequences share at their beginning (the template's head, a chat before) runs once, layers above the highest
     one asked for do not run, and batches hold prompts of like length.
@@ -38,17 +45,19 @@ def read_residual_stream(
     Args:
         sequences: token ids, one list a prompt, each ending at its reply start.
         layers: which decoder layers' inputs to read.
+        spans: by sequence, the first of its tokens that count for the mean, and the one after the last.
 
     Returns:
-        By layer, float32 activations of shape (n, d) on the CPU, in the order of the sequences.
+        By layer, float32 activations of shape (n, d), with spans (n, 2 d), on the CPU, in the order of the sequences.
     """
     wanted, device = sorted(set(layers)), decoder.device
-    result = {layer: torch.empty(len(sequences), decoder.hidden_size) for layer in wanted}
+    width = decoder.hidden_size * (1 if spans is None else 2)
+    result = {layer: torch.empty(len(sequences), width) for layer in wanted}
     groups = [(0, list(range(len(sequences))))] if shareable_cache(model) is None else by_beginning(sequences)
 
     def batches() -> Iterator[tuple[tuple[list[int], int, Any], int]]:
         for shared, rows in groups:
-            prefix = _read_prefix(model, decoder, sequences[rows[0]][:shared], wanted[-1]) if shared else None
+            prefix = _read_prefix(model, decoder, sequences[rows[0]][:shared], wanted) if shared else None
             for batch, tokens in tracked_batches([len(sequences[i]) - shared for i in rows], token_budget):
                 yield ([rows[i] for i in batch], shared, prefix), tokens
 
@@ -57,36 +66,68 @@ def read_residual_stream(
         ids, mask = pad([sequences[i][shared:] for i in batch], side="right")
         inputs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
         if prefix is not None:
-            cache = copy.deepcopy(prefix)
+            cache = copy.deepcopy(prefix[0])
             cache.batch_repeat_interleave(len(batch))
             mask = torch.cat([mask.new_ones(len(batch), shared), mask], dim=1)
             inputs |= {"past_key_values": cache, "use_cache": True}
         last = torch.tensor([len(sequences[i]) - shared - 1 for i in batch], device=device)
-        streams = _run(model, decoder, {**inputs, "attention_mask": mask.to(device)}, wanted, last)
+        places = None if spans is None else torch.tensor([spans[i] for i in batch], device=device)
+
+        def read(layer: int, hidden: Tensor) -> Tensor:
+            at_end = hidden[torch.arange(len(hidden), device=hidden.device), last.to(hidden.device)].float()
+            if places is None:
+                return at_end
+            before = None if prefix is None else prefix[1][layer]
+            return torch.cat([at_end, _means(hidden, places.to(hidden.device), before)], dim=1)
+
+        streams = _run(model, decoder, {**inputs, "attention_mask": mask.to(device)}, wanted, read)
         for layer, stream in streams.items():
-            result[layer][batch] = stream.float().cpu()
+            result[layer][batch] = stream.cpu()
     return result
 
 
-def _read_prefix(model: Any, decoder: Decoder, ids: Sequence[int], highest: int) -> Any:
-    """The cache of a shared beginning; only for models whose cache can be shared out over rows."""
+def _read_prefix(model: Any, decoder: Decoder, ids: Sequence[int], layers: Sequence[int]) -> tuple[Any, Streams]:
+    """The cache of a shared beginning and its streams; only for models whose cache can be shared out over rows."""
     cache, device = shareable_cache(model), decoder.device
     inputs = {"input_ids": torch.tensor([list(ids)], device=device), "past_key_values": cache, "use_cache": True}
-    _run(model, decoder, inputs, [highest], torch.tensor([0], device=device))
-    return cache
+    return cache, _run(model, decoder, inputs, layers, lambda _, hidden: hidden[0].clone())
+
+
+def _means(hidden: Tensor, places: Tensor, before: Tensor | None) -> Tensor:
+    """Means over each row's span, part of which may lie in what the rows share, float32.
+
+    Args:
+        hidden: the rows' own streams, of shape (rows, tokens, d).
+        places: where each span begins and ends, counted from the whole sequence's beginning, of shape (rows, 2).
+        before: the streams of what they share, of shape (tokens, d).
+    """
+    begins, ends = places.T[..., None]
+    shared = 0 if before is None else len(before)
+
+    def total(streams: Tensor, first: int) -> Tensor:
+        at = torch.arange(first, first + streams.shape[-2], device=streams.device)
+        inside = ((at >= begins) & (at < ends)).float()[:, None]
+        return (inside @ streams.float())[:, 0]
+
+    found = total(hidden, shared)
+    if before is not None:
+        found = found + total(before.to(hidden.device), 0)
+    return found / (ends - begins).clamp(min=1)
 
 
 def _run(
-    model: Any, decoder: Decoder, inputs: dict[str, Any], layers: Sequence[int], last: Tensor
-) -> dict[int, Tensor]:
-    """One forward up to the highest layer; each layer's input at token ``last[row]`` of every row."""
+    model: Any,
+    decoder: Decoder,
+    inputs: dict[str, Any],
+    layers: Sequence[int],
+    read: Callable[[int, Tensor], Tensor],
+) -> Streams:
+    """One forward up to the highest layer; by layer, what ``read`` makes of its input, of shape (rows, tokens, d)."""
     streams: dict[int, Tensor] = {}
 
     def reader(layer: int) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = residual_of(args, kwargs)
-            rows = torch.arange(hidden.shape[0], device=hidden.device)
-            streams[layer] = hidden[rows, last.to(hidden.device)]
+            streams[layer] = read(layer, residual_of(args, kwargs))
             if layer == layers[-1]:
                 raise _LastLayerRead
 

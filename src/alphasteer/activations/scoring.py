@@ -16,7 +16,7 @@ from alphasteer.steering.formula import gate_score, gate_value
 
 @dataclass(frozen=True)
 class GateScores:
-    """What one gate reads at the prompts' reply starts.
+    """What one gate reads where the prompts' replies start.
 
     Attributes:
         layer: the gate's highest layer, where it decides.
@@ -41,8 +41,11 @@ def score_prompts(
     """
     layers = sorted({layer for push in steering.pushes for layer in push.gate.w})
     sequences = ChatTemplate(tokenizer).render_all(prompts, context_length(model))
+    spans = None
+    if steering.reads_prompt_end and steering.prompt_end is not None:
+        spans = [steering.prompt_end.span(tokens, len(steering.reply_start)) for tokens in sequences]
     streams = read_residual_stream(
-        model, find_decoder(model), sequences, layers, report, description="Reading the gates"
+        model, find_decoder(model), sequences, layers, report, spans=spans, description="Reading the gates"
     )
     found = []
     for push in steering.pushes:

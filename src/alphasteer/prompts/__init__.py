@@ -6,6 +6,7 @@
 from alphasteer.prompts.batching import batches_by_tokens, by_beginning, pad, tracked_batches
 from alphasteer.prompts.chat import ChatTemplate, common_prefix_length
 from alphasteer.prompts.contexts import Place, in_contexts
+from alphasteer.prompts.prompt_end import PromptEnd
 from alphasteer.prompts.prompt_set import Message, Prompt, PromptSet, union, without_shared
 from alphasteer.prompts.sources import Columns, read_prompts
 from alphasteer.prompts.starter import starter_prompts
@@ -16,6 +17,7 @@ __all__ = [
     "Message",
     "Place",
     "Prompt",
+    "PromptEnd",
     "PromptSet",
     "batches_by_tokens",
     "by_beginning",

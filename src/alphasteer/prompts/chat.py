@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from alphasteer.errors import ModelError, PromptError
+from alphasteer.prompts.prompt_end import PromptEnd
 from alphasteer.prompts.prompt_set import Prompt
 
 # Different lengths, endings and scripts: what their renderings share at the end belongs to the template.
 _PROBES = ("Hello", "What is 2 + 2?", "Write the word: ok)", "Gracias, ¿y después?\n\nOK", "7")
+
+PROMPT_END = 32
+"""Tokens at a prompt's end over which gates may read a mean (docs/frontier.md, "The prompt's end")."""
 
 
 class ChatTemplate:
@@ -18,6 +22,7 @@ class ChatTemplate:
         reply_start: the token ids at the end of every rendered prompt, after which the reply's first token is
             predicted: the generation prompt, or the end of the user's turn where a template has none. The last
             of them is the *reply start* position.
+        prompt_end: where the last words of a user's turn stand; None where the template opens no such turn alike.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -33,6 +38,7 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self.reply_start = self._find_reply_start()
+        self.prompt_end = self._find_prompt_end()
 
     def render(self, prompt: Prompt) -> list[int]:
         """The token ids of one prompt, with the generation prompt at the end."""
@@ -53,6 +59,16 @@ class ChatTemplate:
                     "shorten or remove it."
                 )
         return rendered
+
+    def spans(self, sequences: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        """Where in each rendered prompt its end stands (see ``PromptEnd.span``).
+
+        Raises:
+            ModelError: if the template opens no user's turn alike.
+        """
+        if self.prompt_end is None:
+            raise ModelError("This chat template opens no user's turn alike, so where a prompt begins is not known.")
+        return [self.prompt_end.span(tokens, len(self.reply_start)) for tokens in sequences]
 
     def takes_system(self) -> bool:
         """Whether the template has a place for a system prompt; some raise, others leave it out."""
@@ -88,6 +104,28 @@ class ChatTemplate:
         if length == 0:
             raise ModelError("This chat template's prompts have no common end; add a generation prompt to it.")
         return tuple(prompts[0][-length:])
+
+
+    def _find_prompt_end(self) -> PromptEnd | None:
+        """What stands before the user's words in a chat's first turn and in later ones alike, and what after them."""
+        from jinja2 import TemplateError
+
+        def user(text: str) -> dict[str, str]:
+            return {"role": "user", "content": text}
+
+        earlier = [user("Hello"), {"role": "assistant", "content": "Hello."}]
+        try:
+            chats = [[self._ids([*before, user(p)], True) for p in _PROBES] for before in ([], earlier)]
+        except TemplateError:
+            return None
+        heads = [_common_prefix(prompts)[::-1] for prompts in chats]
+        opening = list(_common_prefix(heads))[::-1]
+        # What opens the assistant's turn opens the user's: what is common before that closes the turn before.
+        opener = self.reply_start[0]
+        if opener in opening:
+            opening = opening[len(opening) - 1 - opening[::-1].index(opener) :]
+        closing = len(_common_prefix([ids[::-1] for ids in chats[0]])) - len(self.reply_start)
+        return PromptEnd(tuple(opening), closing, PROMPT_END) if opening else None
 
 
 def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from alphasteer.errors import SteeringError
 from alphasteer.models import Decoder, find_decoder, model_fields, residual_of, with_residual
 from alphasteer.steering.formula import gate_value, loudest, push, read_out
-from alphasteer.steering.positions import TokenHistory, reply_starts
+from alphasteer.steering.positions import UNKNOWN, History, reply_starts
+from alphasteer.steering.prompt_end_reads import PromptEndReads
 from alphasteer.steering.steering import Push, Steering
 
 
@@ -26,6 +27,7 @@ class _Forward:
     starts: tuple[Tensor, Tensor] | None = None  # row and column of each reply start
     gates: dict[int, Tensor] = field(default_factory=dict)  # by push; kept for the layers above its gate
     reads: dict[int, Tensor] = field(default_factory=dict)  # by push: its read-outs' sums so far, of shape (n, k)
+    token_reads: dict[int, Tensor] = field(default_factory=dict)  # by push that reads means; (rows, tokens, k)
     scores: dict[int, Tensor] = field(default_factory=dict)
 
     def at(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -66,7 +68,12 @@ class Attached:
         _check_fit(steering, model, decoder, strict)
         self._local = threading.local()  # hooks of concurrent forwards must not meet
         self._marker = torch.tensor(steering.reply_start)
-        self._history = TokenHistory(self)
+        self._history = History("tokens", UNKNOWN)
+        self._prompts = {
+            index: PromptEndReads(item.gate, len(steering.reply_start), steering.prompt_end)
+            for index, item in enumerate(steering.pushes)
+            if item.reads_prompt_end and steering.prompt_end is not None
+        }
         self._vectors: dict[tuple[int, str], Tensor] = {}
         # Compiled code skips hooks that were not there when it was compiled: without this the model would be
         # served unsteered, silently. The hooks themselves stay outside of compiled graphs.
@@ -119,6 +126,8 @@ class Attached:
         cache = forward.cache if forward.cache is not None else getattr(output, "past_key_values", None)
         if cache is not None and forward.ids is not None:
             self._history.add(cache, forward.start, forward.ids)
+            for index, reads in forward.token_reads.items():
+                self._prompts[index].add(cache, forward.start, reads)
         self._local.forward = _Forward()
 
     def _locate(self, forward: _Forward, hidden: Tensor) -> None:
@@ -142,9 +151,12 @@ class Attached:
             forward = self._forward()
             if lowest:
                 self._locate(forward, residual_of(args, kwargs))
+            hidden = residual_of(args, kwargs)
+            for index, item in gated:  # a prompt may come in pieces, of which the last one alone holds its reply start
+                if index in self._prompts:
+                    self._read_tokens(forward, index, item, layer, hidden)
             if forward.starts is None:
                 return None
-            hidden = residual_of(args, kwargs)
             for index, item in gated:  # all gates are read before anything is pushed here
                 self._read(forward, index, item, layer, hidden)
             if gated and len(forward.gates) == len(self.steering.pushes):
@@ -158,13 +170,29 @@ class Attached:
 
     def _read(self, forward: _Forward, index: int, item: Push, layer: int, hidden: Tensor) -> None:
         gate = item.gate
-        reads = read_out(hidden[forward.at(hidden.device)], self._vector(gate.w[layer], hidden), gate.normalised)
+        w = self._vector(gate.w[layer], hidden)[..., : hidden.shape[-1]]
+        reads = read_out(hidden[forward.at(hidden.device)], w, gate.normalised)
         if index in forward.reads:
             reads = reads + forward.reads[index].to(reads.device)
         forward.reads[index] = reads
         if layer == gate.layer:
+            if index in self._prompts:
+                reads = reads + self._prompt_means(forward, index).to(reads.device)
             score = forward.scores[index] = loudest(reads)
             forward.gates[index] = gate_value(score, gate.threshold, gate.ceiling)
+
+    def _read_tokens(self, forward: _Forward, index: int, item: Push, layer: int, hidden: Tensor) -> None:
+        """What the gate reads of every token, for the mean over the prompt's end."""
+        reads = read_out(hidden.detach(), self._vector(item.gate.w[layer], hidden)[..., hidden.shape[-1] :])
+        if index in forward.token_reads:
+            reads = reads + forward.token_reads[index].to(reads.device)
+        forward.token_reads[index] = reads
+
+    def _prompt_means(self, forward: _Forward, index: int) -> Tensor:
+        reads, ids = forward.token_reads[index], forward.ids
+        assert ids is not None  # or no reply start would have been found
+        tokens = torch.cat([self._history.before(forward.cache, forward.start, ids, forward.start), ids], dim=1)
+        return self._prompts[index].means(forward.cache, tokens, reads, *forward.at(reads.device))
 
     def _publish(self, forward: _Forward) -> None:
         rows, _ = forward.at(torch.device("cpu"))

@@ -14,21 +14,26 @@ from torch import Tensor
 
 from alphasteer.errors import SteeringError, first_problem
 from alphasteer.models import Fingerprint
+from alphasteer.prompts import PromptEnd
 from alphasteer.resuming import write_whole
 from alphasteer.steering.card import model_card
 from alphasteer.steering.steering import Gate, Positions, Push, Steering
 
-FORMAT_VERSION = 2
-"""1: a gate has one read-out a layer; 2: it may have several, of which the largest decides."""
+FORMAT_VERSION = 3
+"""1: a gate has one read-out a layer; 2: it may have several, of which the largest decides; 3: it may read means."""
 JSON_NAME, TENSORS_NAME, CARD_NAME = "steering.json", "steering.safetensors", "README.md"
 
 
 class PushEntry(BaseModel):
-    """One push as the file states it: ``push.N.gate.LAYER``, (d,) or (k, d), and ``push.N.direction.LAYER``, (d,)."""
+    """One push as the file states it: ``push.N.gate.LAYER``, (d,) or (k, d), and ``push.N.direction.LAYER``, (d,).
+
+    Of a gate that reads means over the prompt's end, the first half of its 2 d columns is for the stream at the reply start.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     gate_layers: list[int]
+    gate_reads: Literal["reply start", "reply start, prompt end"] = "reply start"
     threshold: float | None
     ceiling: float | None
     normalised: bool = False
@@ -52,6 +57,7 @@ class SteeringFile(BaseModel):
     )
     positions: Positions
     reply_start: list[int]
+    prompt_end: PromptEnd | None = None
     pushes: list[PushEntry]
     tensors_sha256: str
     fitted_on: Fingerprint | None
@@ -73,6 +79,7 @@ def save_steering(steering: Steering, folder: Path) -> None:
         entries.append(
             PushEntry(
                 gate_layers=list(gate.layers),
+                gate_reads="reply start, prompt end" if push.reads_prompt_end else "reply start",
                 threshold=gate.threshold,
                 ceiling=gate.ceiling,
                 normalised=gate.normalised,
@@ -86,6 +93,7 @@ def save_steering(steering: Steering, folder: Path) -> None:
         version=FORMAT_VERSION,
         positions=steering.positions,
         reply_start=list(steering.reply_start),
+        prompt_end=steering.prompt_end,
         pushes=entries,
         tensors_sha256=hashlib.sha256(packed).hexdigest(),
         fitted_on=steering.fitted_on,
@@ -153,9 +161,18 @@ def _steering_of(content: SteeringFile, tensors: dict[str, Tensor]) -> Steering:
         directions = {layer: tensors.pop(f"push.{number}.direction.{layer}") for layer in entry.layers}
         gate = Gate(w, entry.threshold, entry.ceiling, entry.normalised)
         pushes.append(Push(gate, directions, entry.strength))
+        if pushes[-1].reads_prompt_end != (entry.gate_reads != "reply start"):
+            raise SteeringError(f"{TENSORS_NAME} holds a gate that does not read what {JSON_NAME} says.")
     if tensors:
         raise SteeringError(f"{TENSORS_NAME} holds vectors that {JSON_NAME} does not name: {', '.join(tensors)}.")
-    return Steering(tuple(pushes), tuple(content.reply_start), content.positions, content.fitted_on, content.record)
+    return Steering(
+        tuple(pushes),
+        tuple(content.reply_start),
+        content.positions,
+        content.prompt_end,
+        content.fitted_on,
+        content.record,
+    )
 
 
 def _download(repository: str, revision: str | None) -> Path:

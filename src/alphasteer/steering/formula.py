@@ -27,10 +27,12 @@ def gate_score(streams: Mapping[int, Tensor], w: Mapping[int, Tensor], normalise
     """What a gate reads: the sum of w.h over its layers, of several read-outs the largest; of shape (n,).
 
     Args:
-        streams: residual streams by layer, each of shape (n, d).
-        w: the gate's read-outs by layer, each of shape (k, d), or (d,) for one.
+        streams: residual streams by layer, each of shape (n, d): at the reply start; or (n, 2 d): beside it their
+            means over the prompt, which a gate of width d does not read.
+        w: the gate's read-outs by layer, each of shape (k, d) or (k, 2 d), or without the k for one.
     """
-    return loudest(torch.stack([read_out(streams[layer], rows, normalised) for layer, rows in w.items()]).sum(0))
+    reads = [read_out(streams[layer][..., : rows.shape[-1]], rows, normalised) for layer, rows in w.items()]
+    return loudest(torch.stack(reads).sum(0))
 
 
 def gate_value(score: Tensor, threshold: float | None, ceiling: float | None) -> Tensor:

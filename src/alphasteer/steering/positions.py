@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+UNKNOWN = -1
+"""Stands for a token that was never seen."""
 _MOST_PIECES = 64
 
 
@@ -38,49 +40,63 @@ def begins_a_reply(tokens: Sequence[int], marker: Sequence[int]) -> bool:
     return bool(len(ends)) and marker[0] not in tokens[len(marker) + int(ends[-1]) :]
 
 
-class TokenHistory:
-    """The tokens that a key-value cache holds, remembered on that cache.
+class History:
+    """What was seen at each place of a key-value cache, remembered on that cache: its tokens, or what gates read there.
 
     A marker may be cut in two by a cache: a chunked prefill, a crop before the last token to reply anew. On the
     cache rather than in the attachment, because several conversations, threads and deep copies of a prefilled
     cache then each carry their own, and beam search, which reorders the cache's rows, reorders these too.
     """
 
-    def __init__(self, owner: object) -> None:
-        # By owner: two attachments on one model both append what they see.
-        self.name = f"_alphasteer_tokens_{id(owner)}"
+    def __init__(self, name: str, unknown: float) -> None:
+        """Nothing is remembered yet.
 
-    def before(self, cache: Any, start: int, ids: Tensor, count: int) -> Tensor:
-        """The ``count`` tokens before position ``start``, of shape (rows, count), -1 where unknown.
+        Args:
+            name: whoever uses the same name shares what is remembered; two that do not, both append what they see.
+            unknown: stands for what was never seen.
+        """
+        self.name, self.unknown = f"_alphasteer_{name}", unknown
+
+    def before(self, cache: Any, start: int, new: Tensor, count: int) -> Tensor:
+        """What stood at the ``count`` places before ``start``, of shape (rows, count, ...).
 
         Args:
             cache: a transformers cache, or None for a forward of its own.
             start: how many tokens the cache held before this forward.
-            ids: this forward's tokens, of shape (rows, tokens).
+            new: what this forward sees, of shape (rows, tokens, ...).
         """
-        pieces = self._pieces(cache, start, ids)
-        known = torch.cat(pieces[-count:], dim=1)[:, -count:] if pieces and count else ids[:, :0]
-        missing = ids.new_full((ids.shape[0], count - known.shape[1]), -1)
-        return torch.cat([missing, known.to(ids.device)], dim=1)
+        found: list[Tensor] = []
+        missing = count
+        for piece in reversed(self._pieces(cache, start, new)):
+            if not missing:
+                break
+            found.insert(0, piece[:, -missing:].to(new.device))
+            missing -= found[0].shape[1]
+        return torch.cat([self._unknown(new, missing), *found], dim=1)
 
-    def add(self, cache: Any, start: int, ids: Tensor) -> None:
-        """Remember that these tokens now stand in the cache from position ``start`` on."""
-        pieces = [*self._pieces(cache, start, ids), ids]
+    def add(self, cache: Any, start: int, new: Tensor) -> None:
+        """Remember that this now stands in the cache from place ``start`` on; saying so twice changes nothing."""
+        pieces = [*self._pieces(cache, start, new), new]
         if not hasattr(cache, self.name) and hasattr(cache, "reorder_cache"):
             cache.reorder_cache = types.MethodType(_reordering(self.name, cache.reorder_cache.__func__), cache)
         setattr(cache, self.name, pieces if len(pieces) < _MOST_PIECES else [torch.cat(pieces, dim=1)])
 
-    def _pieces(self, cache: Any, start: int, ids: Tensor) -> list[Tensor]:
-        """What is remembered, ``start`` tokens long: cut where it was cropped, -1 for what was never seen."""
+    def _pieces(self, cache: Any, start: int, new: Tensor) -> list[Tensor]:
+        """What is remembered, ``start`` places long: cut where it was cropped, unknown where it was never seen."""
         pieces: list[Tensor] = getattr(cache, self.name, [])
-        if pieces and pieces[0].shape[0] != ids.shape[0]:
-            pieces = []
+        rows = new.shape[0]
+        if pieces and pieces[0].shape[0] != rows:
+            shares, rest = divmod(rows, pieces[0].shape[0])  # as batch_repeat_interleave shares a cache out
+            pieces = [] if rest else [piece.repeat_interleave(shares, 0) for piece in pieces]
         held = sum(piece.shape[1] for piece in pieces)
         if held < start:
-            return [*pieces, ids.new_full((ids.shape[0], start - held), -1)]
+            return [*pieces, self._unknown(new, start - held)]
         if held > start:
             return [torch.cat(pieces, dim=1)[:, :start]] if start else []
         return pieces
+
+    def _unknown(self, like: Tensor, count: int) -> Tensor:
+        return like.new_full((like.shape[0], count, *like.shape[2:]), self.unknown)
 
 
 def _reordering(name: str, original: Any) -> Any:

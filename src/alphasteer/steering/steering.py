@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphasteer.errors import SteeringError
 from alphasteer.models import Fingerprint
+from alphasteer.prompts import PromptEnd
 
 if TYPE_CHECKING:
     from alphasteer.steering.attach import Attached
@@ -25,7 +26,8 @@ class Gate:
     Attributes:
         w: by layer (of that decoder layer's input) one read-out, float32 of shape (d,), or k of them, of shape (k, d),
             each for another kind of malicious prompts; zeros where one does not read a layer. Each is summed over the
-            layers, and the largest sum is the gate's score.
+            layers, and the largest sum is the gate's score. Of width 2 d they read, beside the stream at the reply
+            start, its mean over the prompt's end (see ``prompts.PromptEnd``).
         threshold: the score up to which nothing is pushed; None for the paper's linear gate.
         ceiling: the score from which the push is full; None for the paper's linear gate.
         normalised: it reads h divided by its root mean square, so that its score is a cosine up to a factor.
@@ -40,7 +42,7 @@ class Gate:
         if not self.w:
             raise SteeringError("A gate needs at least one layer to read.")
         if len({w.shape for w in self.w.values()}) != 1 or next(iter(self.w.values())).ndim not in (1, 2):
-            raise SteeringError("A gate's read-outs must be of one shape, (d,) or (k, d), at all its layers.")
+            raise SteeringError("A gate's read-outs must be of one shape, (width,) or (k, width), at all its layers.")
         if (self.threshold is None) != (self.ceiling is None):
             raise SteeringError("A gate has a threshold and a ceiling, or neither of them.")
         if self.threshold is not None and self.ceiling is not None and not self.threshold < self.ceiling:
@@ -55,6 +57,11 @@ class Gate:
     def layer(self) -> int:
         """The highest layer that it reads, where it decides."""
         return max(self.w)
+
+    @property
+    def width(self) -> int:
+        """d, or 2 d where it reads means over the prompt's end too."""
+        return next(iter(self.w.values())).shape[-1]
 
     @property
     def read_outs(self) -> int:
@@ -86,10 +93,25 @@ class Push:
             )
         vectors = [*self.gate.w.values(), *self.directions.values()]
         flat = all(r.ndim == 1 for r in self.directions.values())
-        if not flat or len({v.shape[-1] for v in vectors}) != 1:
-            raise SteeringError("A gate and its directions must all be vectors of one length.")
+        if not flat or len({len(r) for r in self.directions.values()}) != 1:
+            raise SteeringError("The directions of a push must all be vectors of one length.")
+        if self.gate.width not in (self.hidden_size, 2 * self.hidden_size):
+            raise SteeringError("A gate and its directions must be vectors of one length; only a gate's may be twice as long.")
+        if self.reads_prompt_end and self.gate.normalised:
+            raise SteeringError("A gate that reads means over the prompt's end cannot be normalised.")
         if not all(bool(torch.isfinite(v).all()) for v in vectors):
             raise SteeringError("A gate or a direction holds values that are not finite.")
+
+
+    @property
+    def hidden_size(self) -> int:
+        """d, the length of every direction."""
+        return len(next(iter(self.directions.values())))
+
+    @property
+    def reads_prompt_end(self) -> bool:
+        """Whether its gate reads means over the prompt's end, too."""
+        return self.gate.width > self.hidden_size
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,7 @@ class Steering:
         positions: ``reply_start`` (default: each reply start is read and pushed, a function of the token prefix
             alone) or ``prompt`` (the paper's: read at the last reply start, pushed at every position up to it;
             only for whole prompts in one forward).
+        prompt_end: over which tokens gates read means; None where none does.
         fitted_on: the model and tokenizer it belongs to; None for one made by hand, which is not checked.
         record: how it came about (prompt digests, calibration figures, versions, seed), as plain JSON values.
     """
@@ -109,6 +132,7 @@ class Steering:
     pushes: tuple[Push, ...]
     reply_start: tuple[int, ...]
     positions: Positions = "reply_start"
+    prompt_end: PromptEnd | None = None
     fitted_on: Fingerprint | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -119,11 +143,18 @@ class Steering:
             raise SteeringError("A steering needs the token ids of the reply start.")
         if len({vector.shape for push in self.pushes for vector in push.directions.values()}) != 1:
             raise SteeringError("All pushes of a steering must have vectors of one length.")
+        if self.reads_prompt_end and (self.prompt_end is None or self.positions == "prompt"):
+            raise SteeringError("A gate that reads means over the prompt's end acts at reply starts, and needs to know that end.")
 
     @property
     def hidden_size(self) -> int:
         """d, the length of every vector."""
-        return len(next(iter(self.pushes[0].directions.values())))
+        return self.pushes[0].hidden_size
+
+    @property
+    def reads_prompt_end(self) -> bool:
+        """Whether any gate reads means over the prompt's end."""
+        return any(push.reads_prompt_end for push in self.pushes)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -134,6 +165,7 @@ class Steering:
     def digest(self) -> str:
         """SHA-256 over everything that decides what the steering does: equal digests steer alike."""
         parts = [f"{self.positions} {self.reply_start}"]
+        parts += [f"{self.prompt_end}"] if self.reads_prompt_end else []
         for push in self.pushes:
             gate = push.gate
             parts.append(f"{gate.layers} {gate.threshold} {gate.ceiling} {push.strength} {sorted(push.directions)}")

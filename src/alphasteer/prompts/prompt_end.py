@@ -1,0 +1,41 @@
+"""Where the end of a prompt stands among a chat's tokens: what the user said last, without the template around it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PromptEnd:
+    """The last tokens of what the user said before a reply.
+
+    Attributes:
+        opening: the token ids with which a chat template opens a user's turn.
+        closing: how many tokens close the turn before the reply start.
+        most: so many tokens at most.
+    """
+
+    opening: tuple[int, ...]
+    closing: int
+    most: int
+
+    def span(self, tokens: Sequence[int], kept_back: int) -> tuple[int, int]:
+        """Where they begin and end in a chat.
+
+        What follows the user's words before the reply, such as a tool's answer, counts with them. Where no user's turn
+        opens, all tokens count but the first (and its repetitions, which are padding): every text begins with it, and
+        its stream is far longer than any other's.
+
+        Args:
+            tokens: the chat's token ids, up to the end of a reply start.
+            kept_back: how many of these are the reply start's.
+
+        Returns:
+            The first place and the one after the last; equal where the user said nothing.
+        """
+        end, width = max(0, len(tokens) - kept_back - self.closing), len(self.opening)
+        lowest = max(0, end - self.most)
+        for begin in range(end, max(lowest, width) - 1, -1):
+            if tuple(tokens[begin - width : begin]) == self.opening:
+                return begin, end
+        first = next((place for place, token in enumerate(tokens) if token != tokens[0]), len(tokens))
+        return min(max(lowest, first), end), end
