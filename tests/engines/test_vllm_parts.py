@@ -28,6 +28,7 @@ from alphasteer.engines.vllm.settings import (
     read_config,
 )
 from alphasteer.errors import SteeringError
+from alphasteer.prompts import PromptEnd
 from alphasteer.steering import Gate, Push, Steering
 
 MARKER = (7, 8)
@@ -411,3 +412,11 @@ def test_an_engine_whose_self_test_failed_fails_whenever_it_is_asked(monkeypatch
             wrappers.get_supported_tasks(lambda _: ("generate",), core)
     monkeypatch.setattr(wrappers, "check_self_test", lambda core, config: None)
     assert wrappers.get_supported_tasks(lambda _: ("generate",), core) == ("generate",)
+
+
+def test_a_gate_that_reads_the_prompts_end_is_refused():
+    generator = torch.Generator().manual_seed(0)
+    push = Push(Gate({1: torch.randn(1, 12, generator=generator)}, 0.0, 1.0), {2: torch.randn(6, generator=generator)})
+    steering = Steering((push,), MARKER, prompt_end=PromptEnd((3,), 1, 32))
+    with pytest.raises(SteeringError, match="fit it with --no-prompt-end"):
+        steer_layers(nn.Module(), steering, 4, 8, eager=True)

@@ -251,6 +251,19 @@ def test_sources_of_one_name_are_told_apart(model):
     assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
 
 
+def test_a_gate_reads_the_prompts_end_too_if_told_to(llama):
+    settings = QUICK.model_copy(update={"contexts": False})
+    both, alone = (run(llama, settings=settings.model_copy(update={"prompt_end": p})) for p in (True, False))
+    assert (both.reads_prompt_end, alone.reads_prompt_end) == (True, False)
+    assert (both.prompt_end.most, alone.prompt_end) == (32, None)
+    kinds = [list(dict.fromkeys(gate["kind"] for gate in s.record["gates"])) for s in (both, alone)]
+    assert kinds == [["1", "1, prompt end"], ["1"]]
+    # Half of the mean is the gate that reads the reply start alone, on all its layers.
+    width = alone.hidden_size
+    for layer, w in alone.pushes[0].gate.w.items():
+        torch.testing.assert_close(both.pushes[0].gate.w[layer][:, :width], w / 2)
+
+
 def test_a_gate_is_learned_from_prompts_in_chats_too_unless_told_otherwise():
     roomy = tiny_model("Llama", max_position_embeddings=4096)
     both, alone = run(roomy), run(roomy, settings=QUICK.model_copy(update={"contexts": False}))

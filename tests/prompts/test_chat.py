@@ -58,3 +58,41 @@ def test_a_base_model_without_a_template_is_refused():
 def test_a_template_that_says_nothing_around_the_user_is_refused():
     with pytest.raises(ModelError, match="no common end"):
         ChatTemplate(tiny_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}"))
+
+
+@pytest.mark.parametrize(
+    ("template", "opening", "closing"),
+    [
+        (CHATML, "<|im_start|>user\n", "<|im_end|>\n"),
+        (  # a head that only the first turn has, and no token that opens every turn
+            "HEAD {% for m in messages %}{% if m.role == 'user' %}[I] {{ m.content }} [/I]{% else %}{{ m.content }}. "
+            "{% endif %}{% endfor %}",
+            " [I] ",
+            "",
+        ),
+    ],
+)
+def test_where_a_prompt_ends_is_found_in_its_template(template, opening, closing):
+    tokenizer = tiny_tokenizer(template)
+    chat = ChatTemplate(tokenizer)
+    assert tokenizer.decode(list(chat.prompt_end.opening)) == opening
+    assert chat.prompt_end.closing == len(tokenizer(closing, add_special_tokens=False).input_ids)
+    words = "Good day. What is a goat, and where does it live?"
+    before = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"})
+    for earlier in ((), before):
+        tokens = chat.render(Prompt("x", (*earlier, {"role": "user", "content": words})))
+        ((begin, end),) = chat.spans([tokens])
+        assert tokenizer.decode(tokens[begin:end]) == words[-32:]
+        tokens = chat.render(Prompt("x", (*earlier, {"role": "user", "content": "a goat"})))
+        ((begin, end),) = chat.spans([tokens])
+        assert tokenizer.decode(tokens[begin:end]) == "a goat"
+
+
+def test_a_template_that_takes_one_turn_alone_says_so_in_time():
+    template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}Q: {{ messages[0].content }}\nA:"
+    )
+    chat = ChatTemplate(tiny_tokenizer(template))
+    assert chat.prompt_end is None
+    with pytest.raises(ModelError, match="opens no user's turn alike"):
+        chat.spans([[1, 2, 3]])

@@ -198,7 +198,7 @@ def test_a_span_may_begin_in_what_prompts_share(budget):
 
 @given(st.lists(st.integers(10, 20)), st.lists(st.integers(10, 20), max_size=12), st.integers(1, 8))
 def test_the_span_is_the_last_of_the_users_words(before, words, most):
-    chat = [*before, *OPENING, *words, *CLOSING, *MARKER]
+    chat = [1, *before, *OPENING, *words, *CLOSING, *MARKER]
     begin, end = PromptEnd(OPENING, len(CLOSING), most).span(chat, len(MARKER))
     assert chat[begin:end] == (words[-most:] if words else [])
 

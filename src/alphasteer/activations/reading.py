@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,14 +73,7 @@ def read_residual_stream(
             inputs |= {"past_key_values": cache, "use_cache": True}
         last = torch.tensor([len(sequences[i]) - shared - 1 for i in batch], device=device)
         places = None if spans is None else torch.tensor([spans[i] for i in batch], device=device)
-
-        def read(layer: int, hidden: Tensor) -> Tensor:
-            at_end = hidden[torch.arange(len(hidden), device=hidden.device), last.to(hidden.device)].float()
-            if places is None:
-                return at_end
-            before = None if prefix is None else prefix[1][layer]
-            return torch.cat([at_end, _means(hidden, places.to(hidden.device), before)], dim=1)
-
+        read = partial(_read, last=last, places=places, before={} if prefix is None else prefix[1])
         streams = _run(model, decoder, {**inputs, "attention_mask": mask.to(device)}, wanted, read)
         for layer, stream in streams.items():
             result[layer][batch] = stream.cpu()
@@ -93,6 +87,14 @@ def _read_prefix(model: Any, decoder: Decoder, ids: Sequence[int], layers: Seque
     return cache, _run(model, decoder, inputs, layers, lambda _, hidden: hidden[0].clone())
 
 
+def _read(layer: int, hidden: Tensor, last: Tensor, places: Tensor | None, before: Streams) -> Tensor:
+    """Each row's stream at its last token and, with places, its mean over these, float32; (rows, d) or (rows, 2 d)."""
+    at_end = hidden[torch.arange(len(hidden), device=hidden.device), last.to(hidden.device)].float()
+    if places is None:
+        return at_end
+    return torch.cat([at_end, _means(hidden, places.to(hidden.device), before.get(layer))], dim=1)
+
+
 def _means(hidden: Tensor, places: Tensor, before: Tensor | None) -> Tensor:
     """Means over each row's span, part of which may lie in what the rows share, float32.
 
@@ -101,13 +103,13 @@ def _means(hidden: Tensor, places: Tensor, before: Tensor | None) -> Tensor:
         places: where each span begins and ends, counted from the whole sequence's beginning, of shape (rows, 2).
         before: the streams of what they share, of shape (tokens, d).
     """
-    begins, ends = places.T[..., None]
+    begins, ends = places[:, :1], places[:, 1:]
     shared = 0 if before is None else len(before)
 
     def total(streams: Tensor, first: int) -> Tensor:
         at = torch.arange(first, first + streams.shape[-2], device=streams.device)
         inside = ((at >= begins) & (at < ends)).float()[:, None]
-        return (inside @ streams.float())[:, 0]
+        return torch.matmul(inside, streams.float()).squeeze(1)
 
     found = total(hidden, shared)
     if before is not None:

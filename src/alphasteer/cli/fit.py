@@ -37,6 +37,9 @@ def command(
     contexts: Annotated[
         bool | None, typer.Option(help="Gates are learned from prompts in chats too (they are by default).")
     ] = None,
+    prompt_end: Annotated[
+        bool | None, typer.Option(help="The gate reads the prompt's last tokens too; not in vLLM yet.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many prompts of each source.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the samples (0).")] = None,
     device: Device = "auto",
@@ -70,6 +73,7 @@ def command(
         "minutes": minutes,
         "starter": starter,
         "contexts": contexts,
+        "prompt_end": prompt_end,
         "limit": limit,
         "seed": seed,
     }

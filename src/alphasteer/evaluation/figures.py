@@ -23,7 +23,8 @@ def gate_figure(
     Args:
         path: where to write the PNG.
         steering: its first push's gate is drawn.
-        activations: by class and layer, of shape (n, d), of prompts that nothing was fitted on.
+        activations: by class and layer, of shape (n, d), of prompts that nothing was fitted on; with the means over
+            the prompt's end beside them, of shape (n, 2 d), where the gate reads these.
         gates: a read-out w of shape (d,) by layer, for the right-hand panel.
     """
     figure, (left, right) = _axes((12, 4.2))
@@ -45,7 +46,7 @@ def gate_figure(
     left.legend(fontsize=8)
     layers = sorted(gates)
     for name, by_layer in activations.items():
-        values = np.stack([(by_layer[n] @ gates[n]).numpy() for n in layers])
+        values = np.stack([(by_layer[n][:, : len(gates[n])] @ gates[n]).numpy() for n in layers])
         low, middle, high = np.quantile(values, [0.1, 0.5, 0.9], axis=1)
         right.plot(layers, middle, color=_colour(name), label=name)
         right.fill_between(layers, low, high, color=_colour(name), alpha=0.15)

@@ -58,15 +58,18 @@ def draw_figures(
     last = len(decoder) - 1
 
     def seen(layers: Sequence[int]) -> dict[str, ByLayer]:
-        readings = Readings(model, decoder, template, layers, Shelf(), report)
+        ends = steering.reads_prompt_end
+        readings = Readings(model, decoder, template, layers, Shelf(), report, prompt_ends=ends)
         return {name: readings.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
 
     before = seen(sorted({*layers, last}))
     gate_figure(folder / "gate.png", steering, before, gates)
     with steering.attach(model):
         after = seen([last])
-    pca_figure(folder / "activations.png", _at(last, before), _at(last, after), last)
+    width = decoder.hidden_size
+    unsteered, steered = _reply_starts(last, before, width), _reply_starts(last, after, width)
+    pca_figure(folder / "activations.png", unsteered, steered, last)
 
 
-def _at(layer: int, streams: Mapping[str, ByLayer]) -> dict[str, Tensor]:
-    return {name: by_layer[layer] for name, by_layer in streams.items()}
+def _reply_starts(layer: int, streams: Mapping[str, ByLayer], width: int) -> dict[str, Tensor]:
+    return {name: by_layer[layer][:, :width] for name, by_layer in streams.items()}

@@ -52,7 +52,8 @@ class Evidence:
     Attributes:
         decoder, template, fingerprint: what is known of the model.
         readings: activations of any prompts, from the first quarter of the layers on.
-        gate_readings: the same up to the highest layer that a gate may read: what lies above need not run.
+        gate_readings: the same up to the highest layer that a gate may read: what lies above need not run; where
+            gates read prompt ends, too, with the means there beside them.
     """
 
     def __init__(
@@ -82,9 +83,18 @@ class Evidence:
         self.fingerprint: Fingerprint = fingerprint(model, tokenizer)
         depth, readable = len(self.decoder), gate_layers(settings, len(self.decoder))
         above = range(readable.start, depth)
+        # The paper's form, and the baselines', read at the reply start alone.
+        self.reads_prompt_ends = (
+            settings.prompt_end
+            and settings.preset != "paper"
+            and not every_layer
+            and self.template.prompt_end is not None
+        )
         self.readings, self.gate_readings = (
-            Readings(model, self.decoder, self.template, layers, shelf, report, [self.fingerprint.weights])
-            for layers in (above, above if every_layer else readable)
+            Readings(
+                model, self.decoder, self.template, layers, shelf, report, [self.fingerprint.weights], prompt_ends=ends
+            )
+            for layers, ends in ((above, False), (above if every_layer else readable, self.reads_prompt_ends))
         )
 
     @cached_property

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.gate_choice import ChosenGate, GateCandidate, best_by_layer
+from alphasteer.prompts import ChatTemplate
 from alphasteer.steering import Gate, Push, Steering
 
 
@@ -14,11 +15,12 @@ def one_gate(
     calibration: Calibration,
     directions: Mapping[int, Tensor],
     strength: float,
-    reply_start: Sequence[int],
+    template: ChatTemplate,
 ) -> Steering:
     """The default: one calibrated gate decides, every layer of ``directions`` is pushed, at reply starts only."""
-    decides = Gate(gate.w, calibration.threshold, calibration.ceiling)
-    return Steering((Push(decides, directions, strength),), tuple(reply_start))
+    push = Push(Gate(gate.w, calibration.threshold, calibration.ceiling), directions, strength)
+    prompt_end = template.prompt_end if push.reads_prompt_end else None
+    return Steering((push,), tuple(template.reply_start), prompt_end=prompt_end)
 
 
 def gate_per_layer(

@@ -1,7 +1,7 @@
 """The gate: a read-out for each kind of malicious prompts, over the layers where it best separates kinds not seen."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -78,6 +78,10 @@ class ChosenGate:
 
     w: ByLayer
     read_outs: tuple[GateCandidate, ...]
+
+    def widened(self, before: int, after: int) -> "ChosenGate":
+        """The same gate for activations with so many more columns on either side, which it does not read."""
+        return replace(self, w={n: torch.nn.functional.pad(rows, (before, after)) for n, rows in self.w.items()})
 
     @property
     def layer(self) -> int:

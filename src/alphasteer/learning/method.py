@@ -53,8 +53,13 @@ class Fit:
                 self.report.say("No prompt can be put into another chat: the gate is learned from prompts as they are.")
             else:
                 placed[" in chats"] = evidence.in_chats
-        fitted = {how: self._single_gates(examined, how) for how, examined in placed.items()}
-        decision = None if paper else self._decision(placed, fitted)
+        views = {how: self._views(examined) for how, examined in placed.items()}
+        fitted = {
+            f"{how}{where}": self._single_gates(view, f"{how}{where}")
+            for how, by_place in views.items()
+            for where, (view, _) in by_place.items()
+        }
+        decision = None if paper else self._decision(placed, views, fitted)
         selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, fitted[""][0][0])
         self.report.say(selected.reason)
         self.report.say(
@@ -69,6 +74,16 @@ class Fit:
         record = fit_record(evidence, singles, decision, selected)
         return replace(selected.steering, fitted_on=evidence.fingerprint, record=record)
 
+    def _views(self, examined: Examined) -> dict[str, tuple[Examined, tuple[int, int]]]:
+        """What gates are learned from: by place, its activations, and how many columns stand on either side of them."""
+        width = self.evidence.decoder.hidden_size
+        if not self.evidence.reads_prompt_ends:
+            return {"": (examined, (0, 0))}
+        return {
+            "": (examined.columns(0, width), (0, width)),
+            ", prompt end": (examined.columns(width, 2 * width), (width, 0)),
+        }
+
     def _single_gates(self, examined: Examined, how: str) -> list[Drawn]:
         """The read-outs of single layers, by kind of malicious prompts."""
         numbers = [n for n in self.evidence.gate_readings.layers if self.settings.gate_layer in (None, n)]
@@ -79,18 +94,26 @@ class Fit:
         return [fit_candidates(kind, numbers, self.settings, progress) for kind in by_kind(examined, self.settings)]
 
     def _decision(
-        self, placed: Mapping[str, Examined], fitted: Mapping[str, Sequence[Drawn]]
+        self,
+        placed: Mapping[str, Examined],
+        views: Mapping[str, Mapping[str, tuple[Examined, tuple[int, int]]]],
+        fitted: Mapping[str, Sequence[Drawn]],
     ) -> tuple[ChosenGate, Calibration]:
-        """The one gate, which is the mean of those from prompts alone and in chats, and its operating point."""
+        """The one gate, and its operating point.
+
+        It is the mean of those from prompts alone and in chats, and of those at the reply start and the prompt's end.
+        """
         budget, gates = unseen_budget(self.settings.benign_budget, self.known), []
         if budget > self.settings.benign_budget:
             self.report.say(
                 f"Only {self.known} benign prompts to fit on: of kinds left out, {budget:.1%} may open the gate "
                 f"instead of {self.settings.benign_budget:.1%}; of those held out, as few as ever."
             )
-        for how, examined in placed.items():
-            best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[how]]
-            gates.append(join(best, budget, examined.malicious))
+        for how, by_place in views.items():
+            for where, (view, (before, after)) in by_place.items():
+                drawn = fitted[f"{how}{where}"]
+                best = [mean_read_out([combine_layers(singles)[0] for singles in of_kind]) for of_kind in drawn]
+                gates.append(join(best, budget, view.malicious).widened(before, after))
         gate, lowest = mean_gate(gates), OPENS
         alone, *in_chats = placed.values()
         for examined in in_chats:

@@ -1,7 +1,7 @@
 """Activations of prompts, read once each and kept on the shelf."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -33,6 +33,17 @@ class Examined:
     benign: Mapping[str, Activations]
     malicious: Mapping[str, Activations]
 
+    def columns(self, first: int, end: int) -> "Examined":
+        """The same prompts, of their activations some columns alone."""
+
+        def cut(side: Mapping[str, Activations]) -> dict[str, Activations]:
+            return {name: Activations(of(a.fit), of(a.held_out)) for name, a in side.items()}
+
+        def of(by_layer: ByLayer) -> dict[int, Tensor]:
+            return {layer: rows[:, first:end] for layer, rows in by_layer.items()}
+
+        return Examined(cut(self.benign), cut(self.malicious))
+
 
 def layer_of(side: Mapping[str, Activations], layer: int) -> dict[str, Tensor]:
     """One layer's activations of the fit's prompts, by source."""
@@ -40,7 +51,10 @@ def layer_of(side: Mapping[str, Activations], layer: int) -> dict[str, Tensor]:
 
 
 class Readings:
-    """The residual stream at the reply start of any prompts, at a fixed range of layers."""
+    """The residual stream at the reply start of any prompts, at a fixed range of layers.
+
+    With prompt ends its mean there stands beside it: activations are then of shape (n, 2 d).
+    """
 
     def __init__(
         self,
@@ -51,13 +65,17 @@ class Readings:
         shelf: Shelf,
         report: Reporter,
         identity: Sequence[str] = (),
+        *,
+        prompt_ends: bool = False,
     ) -> None:
         """Nothing is read yet.
 
         Args:
             identity: what tells the model from others on the same shelf, such as its weights' digest.
         """
-        self._identity = [*identity, str(model.dtype)]
+        self._prompt_ends = prompt_ends
+        at_end = [asdict(template.prompt_end)] if prompt_ends and template.prompt_end is not None else []
+        self._identity = [*identity, str(model.dtype), *at_end]
         self.layers = tuple(layers)
         self._model, self._decoder, self._template = model, decoder, template
         self._shelf, self._report = shelf, report
@@ -77,7 +95,7 @@ class Readings:
                 "activations", [self._identity, sequences, self.layers], lambda: self._read(sequences, name)
             )
             self._known.update(zip((prompt.key for prompt in new), stack["activations"], strict=True))
-        width = self._decoder.hidden_size
+        width = self._decoder.hidden_size * (2 if self._prompt_ends else 1)
         rows = (
             torch.stack([self._known[p.key] for p in prompts]) if prompts else torch.empty(0, len(self.layers), width)
         )
@@ -85,7 +103,13 @@ class Readings:
 
     def _read(self, sequences: Sequence[Sequence[int]], name: str) -> dict[str, Tensor]:
         streams = read_residual_stream(
-            self._model, self._decoder, sequences, self.layers, self._report, description=f"Reading {name}"
+            self._model,
+            self._decoder,
+            sequences,
+            self.layers,
+            self._report,
+            spans=self._template.spans(sequences) if self._prompt_ends else None,
+            description=f"Reading {name}",
         )
         stack = torch.stack([streams[layer] for layer in self.layers], dim=1)
         if not bool(torch.isfinite(stack).all()):

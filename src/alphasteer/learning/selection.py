@@ -116,13 +116,16 @@ class Selection:
     def build(self, push: Trial) -> Steering:
         """The steering that pushes like this."""
         vectors = between(self.directions[push.rule], push.first, push.last)
-        return one_gate(self.gate, self.calibration, vectors, push.strength, self.evidence.template.reply_start)
+        return one_gate(self.gate, self.calibration, vectors, push.strength, self.evidence.template)
 
     def prefilled(self, prompts: Sequence[Prompt], rows: int | None = None) -> PrefilledPrompts:
         """Prompts run up to their reply starts."""
         template, tokenizer = self.evidence.template, self.evidence.tokenizer
         rendered = template.render_all(prompts)
-        return PrefilledPrompts(self.model, tokenizer, rendered, template.reply_start, self.report, rows=rows)
+        readers = [self.build(Trial(next(iter(self.directions)), self.gate.layer, self.gate.layer, 1.0))]
+        return PrefilledPrompts(
+            self.model, tokenizer, rendered, template.reply_start, self.report, rows=rows, readers=readers
+        )
 
     def _within_bound(self, push: Trial) -> Trial:
         """The push with its divergence; weakened to the bound, unless little is left then or the strength is given."""
@@ -221,8 +224,7 @@ class Selection:
             return rule
 
         def build(vectors: Any) -> Steering:
-            reply_start = self.evidence.template.reply_start
-            return one_gate(self.gate, self.calibration, vectors, self._strength, reply_start)
+            return one_gate(self.gate, self.calibration, vectors, self._strength, self.evidence.template)
 
         self.directions[name] = refine(
             self.model,

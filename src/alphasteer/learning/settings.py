@@ -24,6 +24,9 @@ class FitSettings(BaseModel):
     contexts: bool = Field(
         True, description="The gate is the mean of one learned from prompts alone and one with half of them in chats."
     )
+    prompt_end: bool = Field(
+        False, description="It reads the prompt's last tokens beside the reply start, as the mean of a gate of each."
+    )
     limit: int | None = Field(None, ge=2, description="At most this many prompts of each source, drawn by the seed.")
     characters: int = Field(500_000, ge=1, description="At most so much text of each source, drawn by the seed.")
     held_out: float = Field(

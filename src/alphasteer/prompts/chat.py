@@ -105,7 +105,6 @@ class ChatTemplate:
             raise ModelError("This chat template's prompts have no common end; add a generation prompt to it.")
         return tuple(prompts[0][-length:])
 
-
     def _find_prompt_end(self) -> PromptEnd | None:
         """What stands before the user's words in a chat's first turn and in later ones alike, and what after them."""
         from jinja2 import TemplateError
@@ -113,16 +112,17 @@ class ChatTemplate:
         def user(text: str) -> dict[str, str]:
             return {"role": "user", "content": text}
 
-        earlier = [user("Hello"), {"role": "assistant", "content": "Hello."}]
+        # Two, for what they end with is no part of a turn's opening.
+        earlier = [[user("Hello"), {"role": "assistant", "content": text}] for text in ("Hello.", "7")]
         try:
-            chats = [[self._ids([*before, user(p)], True) for p in _PROBES] for before in ([], earlier)]
+            chats = [[self._ids([*before, user(p)], True) for p in _PROBES] for before in ([], *earlier)]
         except TemplateError:
             return None
         heads = [_common_prefix(prompts)[::-1] for prompts in chats]
         opening = list(_common_prefix(heads))[::-1]
-        # What opens the assistant's turn opens the user's: what is common before that closes the turn before.
+        # A special token that opens the assistant's turn opens the user's: what stands before closes another.
         opener = self.reply_start[0]
-        if opener in opening:
+        if opener in opening and opener in self.tokenizer.added_tokens_decoder:
             opening = opening[len(opening) - 1 - opening[::-1].index(opener) :]
         closing = len(_common_prefix([ids[::-1] for ids in chats[0]])) - len(self.reply_start)
         return PromptEnd(tuple(opening), closing, PROMPT_END) if opening else None

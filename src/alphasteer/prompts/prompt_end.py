@@ -22,8 +22,8 @@ class PromptEnd:
         """Where they begin and end in a chat.
 
         What follows the user's words before the reply, such as a tool's answer, counts with them. Where no user's turn
-        opens, all tokens count but the first (and its repetitions, which are padding): every text begins with it, and
-        its stream is far longer than any other's.
+        opens among the last tokens, all of them count, but for those at their beginning that are the chat's first one:
+        that one, and padding before it, begins every text, and its stream is far longer than any other's.
 
         Args:
             tokens: the chat's token ids, up to the end of a reply start.
@@ -37,5 +37,4 @@ class PromptEnd:
         for begin in range(end, max(lowest, width) - 1, -1):
             if tuple(tokens[begin - width : begin]) == self.opening:
                 return begin, end
-        first = next((place for place, token in enumerate(tokens) if token != tokens[0]), len(tokens))
-        return min(max(lowest, first), end), end
+        return next((place for place in range(lowest, end) if tokens[place] != tokens[0]), end), end

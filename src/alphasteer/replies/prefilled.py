@@ -6,7 +6,8 @@ prompt) runs once.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from alphasteer.models import shareable_cache
 from alphasteer.prompts import common_prefix_length, pad, tracked_batches
 from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply, decoded, filler_token, greedy
 from alphasteer.reporting import Reporter
+from alphasteer.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class PrefilledPrompts:
         *,
         reuse: bool = True,
         rows: int | None = None,
+        readers: Iterable[Steering] = (),
     ) -> None:
         """Run all prompts but for their last ``len(reply_start)`` tokens; unsteered, if nothing is attached.
 
@@ -49,18 +52,21 @@ class PrefilledPrompts:
             reply_start: the reply start's token ids; these stay to be run, so that a steering can see them.
             reuse: False for steerings that act at other positions too; every try then runs the whole prompts.
             rows: prompts in a batch at most, ``generating.ROWS`` if not given.
+            readers: steerings to try later, whose gates read prompt ends: they have to be there when these run.
         """
         self.model, self.tokenizer, self.count = model, tokenizer, len(sequences)
         self._filler, self._kept_back = filler_token(tokenizer), len(reply_start)
         lengths = [len(sequence) for sequence in sequences]
-        shared = self._shared(sequences) if reuse else None
-
         self._batches = []
-        tracked = tracked_batches(lengths, TOKEN_BUDGET, rows or ROWS)
-        for batch in report.track(tracked, "Running the probe prompts", sum(lengths)):
-            chosen = [sequences[i] for i in batch]
-            ids, mask = self._padded(chosen, "left") if shared is None else self._padded_after(chosen, shared)
-            self._batches.append(_Batch(batch, ids, mask, self._prefill(ids, mask, shared) if reuse else None))
+        with ExitStack() as attached:
+            for reader in _different_gates(readers) if reuse else ():
+                attached.enter_context(reader.attach(model, strength=0.0))
+            shared = self._shared(sequences) if reuse else None
+            tracked = tracked_batches(lengths, TOKEN_BUDGET, rows or ROWS)
+            for batch in report.track(tracked, "Running the probe prompts", sum(lengths)):
+                chosen = [sequences[i] for i in batch]
+                ids, mask = self._padded(chosen, "left") if shared is None else self._padded_after(chosen, shared)
+                self._batches.append(_Batch(batch, ids, mask, self._prefill(ids, mask, shared) if reuse else None))
 
     @property
     def batches(self) -> list[list[int]]:
@@ -159,6 +165,11 @@ class PrefilledPrompts:
             logits_to_keep=keep,
         ).logits
         return logits.float()
+
+
+def _different_gates(steerings: Iterable[Steering]) -> Iterable[Steering]:
+    """Of those that read prompt ends, one for all with the same gates: they read for each other."""
+    return {tuple(id(push.gate) for push in s.pushes): s for s in steerings if s.reads_prompt_end}.values()
 
 
 def _places(mask: Tensor) -> Tensor:

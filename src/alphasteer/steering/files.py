@@ -27,7 +27,7 @@ JSON_NAME, TENSORS_NAME, CARD_NAME = "steering.json", "steering.safetensors", "R
 class PushEntry(BaseModel):
     """One push as the file states it: ``push.N.gate.LAYER``, (d,) or (k, d), and ``push.N.direction.LAYER``, (d,).
 
-    Of a gate that reads means over the prompt's end, the first half of its 2 d columns is for the stream at the reply start.
+    Where a gate reads the prompt's end too, the first d of its 2 d columns are for the stream at the reply start.
     """
 
     model_config = ConfigDict(extra="forbid")

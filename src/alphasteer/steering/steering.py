@@ -96,12 +96,13 @@ class Push:
         if not flat or len({len(r) for r in self.directions.values()}) != 1:
             raise SteeringError("The directions of a push must all be vectors of one length.")
         if self.gate.width not in (self.hidden_size, 2 * self.hidden_size):
-            raise SteeringError("A gate and its directions must be vectors of one length; only a gate's may be twice as long.")
+            raise SteeringError(
+                "A gate and its directions must be vectors of one length; only a gate's may be twice as long."
+            )
         if self.reads_prompt_end and self.gate.normalised:
             raise SteeringError("A gate that reads means over the prompt's end cannot be normalised.")
         if not all(bool(torch.isfinite(v).all()) for v in vectors):
             raise SteeringError("A gate or a direction holds values that are not finite.")
-
 
     @property
     def hidden_size(self) -> int:
@@ -144,7 +145,9 @@ class Steering:
         if len({vector.shape for push in self.pushes for vector in push.directions.values()}) != 1:
             raise SteeringError("All pushes of a steering must have vectors of one length.")
         if self.reads_prompt_end and (self.prompt_end is None or self.positions == "prompt"):
-            raise SteeringError("A gate that reads means over the prompt's end acts at reply starts, and needs to know that end.")
+            raise SteeringError(
+                "A gate that reads means over the prompt's end acts at reply starts, and needs to know that end."
+            )
 
     @property
     def hidden_size(self) -> int:

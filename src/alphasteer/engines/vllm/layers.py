@@ -102,6 +102,10 @@ def steer_layers(model: nn.Module, steering: Steering, count: int, most_tokens: 
     """
     if steering.positions != "reply_start":
         raise SteeringError("vLLM runs prompts in pieces, so only steerings that act at reply starts can be served.")
+    if steering.reads_prompt_end:
+        raise SteeringError(
+            "This steering's gate reads the prompt's end, which it cannot in vLLM yet; fit it with --no-prompt-end."
+        )
     layers = find_layers(model, count)
     if steering.layers[-1] >= len(layers):
         raise SteeringError(f"This steering reaches layer {steering.layers[-1]}, and the model has {len(layers)}.")
