@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alphasteer.engines.protocol import Limits
-from alphasteer.engines.vllm.batches import StepFiller, reply_starts
+from alphasteer.engines.vllm.batches import StepFiller
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_layers, steer_layers
 from alphasteer.engines.vllm.plugin import wrap
-from alphasteer.engines.vllm.requests import bound, problem_of, salted, strength_of
+from alphasteer.engines.vllm.prompt_ends import PromptEndReads, window
+from alphasteer.engines.vllm.reply_starts import reply_starts
+from alphasteer.engines.vllm.requests import bound, most_cached, problem_of, salted, strength_of
 from alphasteer.engines.vllm.second_runner import SecondStepFiller
 from alphasteer.engines.vllm.serving import server_command, server_environment
 from alphasteer.engines.vllm.settings import (
@@ -137,7 +139,7 @@ class Model(nn.Module):
 
 def test_hooks_pass_the_pushed_stream_on_and_leave_the_rest_alone():
     model, steering = Model(Layer), two_pushes()
-    step = steer_layers(model, steering, 4, 8, eager=True)
+    step = steer_layers(model, steering, 4, 8, 4, eager=True)
     hidden, residual, positions = torch.randn(3, 6), torch.randn(3, 6), torch.arange(3)
     assert torch.equal(model.layers[1](positions, hidden, residual)[0], hidden), "no reply start: nothing is pushed"
     step.strength.fill_(1.0)
@@ -156,14 +158,14 @@ def test_hooks_pass_the_pushed_stream_on_and_leave_the_rest_alone():
 
 def test_layers_that_are_not_known_are_refused():
     with pytest.raises(SteeringError, match="takes positions, hidden_states, delta"):
-        steer_layers(Model(Strange), two_pushes(), 4, 8, eager=True)
+        steer_layers(Model(Strange), two_pushes(), 4, 8, 4, eager=True)
     with pytest.raises(SteeringError, match="0 lists of 5 layers"):
         find_layers(Model(Layer), 5)
     with pytest.raises(SteeringError, match="reaches layer 3, and the model has 3"):
-        steer_layers(Model(Layer, 3), two_pushes(), 3, 8, eager=True)
+        steer_layers(Model(Layer, 3), two_pushes(), 3, 8, 4, eager=True)
     paper = Steering((Push(Gate({1: torch.ones(6)}), {1: torch.ones(6)}),), MARKER, "prompt")
     with pytest.raises(SteeringError, match="prompts in pieces"):
-        steer_layers(Model(Layer), paper, 4, 8, eager=True)
+        steer_layers(Model(Layer), paper, 4, 8, 4, eager=True)
 
 
 def test_a_step_holds_each_request_s_strength_at_its_reply_starts_and_nothing_else():
@@ -414,9 +416,135 @@ def test_an_engine_whose_self_test_failed_fails_whenever_it_is_asked(monkeypatch
     assert wrappers.get_supported_tasks(lambda _: ("generate",), core) == ("generate",)
 
 
-def test_a_gate_that_reads_the_prompts_end_is_refused():
+END = PromptEnd((3, 4), 1, 5)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([1, 3, 4, 6, 7, 8]), min_size=2, max_size=30), min_size=1, max_size=6),
+    st.integers(1, 7),
+)
+def test_windows_are_the_spans_of_prompt_ends(rows, most):
+    """Vectors say of all reply starts at once what ``PromptEnd.span`` says of each."""
+    end = PromptEnd((3, 4), 1, most)
+    tokens = torch.full((len(rows), 30), -1)
+    for row, ids in enumerate(rows):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    every = [(row, place) for row, ids in enumerate(rows) for place in range(1, len(ids))]
+    places, weight = window(tokens, *(torch.tensor(each) for each in zip(*every, strict=True)), 2, end)
+    for number, (row, place) in enumerate(every):
+        begin, stop = end.span(rows[row][: place + 1], 2)
+        assert places[number][weight[number] > 0].tolist() == list(range(begin, stop))
+        assert not len(range(begin, stop)) or weight[number].sum() == pytest.approx(1)
+
+
+def prompt_end_push(generator):
+    def vector(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    return Push(Gate({0: vector(3, 12), 2: vector(3, 12)}, -0.5, 1.5), {2: vector(6), 3: vector(6)}, 0.7)
+
+
+@pytest.mark.parametrize("runner", ["first", "second"])
+@given(data=st.data())
+def test_prompts_in_pieces_are_read_as_wholes(runner, data):
+    """Requests whose tokens come in steps of any size, some of them waiting: gates read what the formula says."""
     generator = torch.Generator().manual_seed(0)
-    push = Push(Gate({1: torch.randn(1, 12, generator=generator)}, 0.0, 1.0), {2: torch.randn(6, generator=generator)})
-    steering = Steering((push,), MARKER, prompt_end=PromptEnd((3,), 1, 32))
-    with pytest.raises(SteeringError, match="fit it with --no-prompt-end"):
-        steer_layers(nn.Module(), steering, 4, 8, eager=True)
+    steering = Steering((prompt_end_push(generator), two_pushes().pushes[0]), MARKER, prompt_end=END)
+    chats = data.draw(
+        st.lists(st.lists(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8]), min_size=1, max_size=12), min_size=1, max_size=4)
+    )
+    chats = [[1, 2, 3, 4, *chat, 6, *MARKER, 2, 2, 3, 4, *chat[:2], 6, *MARKER] for chat in chats]
+    streams = {n: [torch.randn(len(chat), 6, generator=generator) for chat in chats] for n in (0, 2)}
+    slots, most_tokens, length = len(chats) + 1, 40, max(map(len, chats)) + 1
+    device = torch.device("cpu")
+    ends = PromptEndReads([3, 2], END, len(MARKER), most_tokens, slots, device)
+    step = StepBuffers([push.gate for push in steering.pushes], most_tokens, device, ends)
+    layers = {n: LayerSteering(steering, n, step, device, eager=True) for n in (0, 2)}
+    filler = StepFiller(step, MARKER, OPEN) if runner == "first" else SecondStepFiller(step, MARKER, OPEN, slots)
+    table = torch.full((slots, length), -1)
+    names, params = [f"r{n}" for n in range(len(chats))], asking(1.0)
+    for n, chat in enumerate(chats):
+        table[n + 1, : len(chat)] = torch.tensor(chat)  # of the second runner: slots are no rows
+        if runner == "second":
+            filler.add(n + 1, SimpleNamespace(sampling_params=params, prefill_token_ids=chat, prompt_len=len(chat)))
+    computed = [0] * len(chats)
+    found = {}
+    while any(c < len(chat) for c, chat in zip(computed, chats, strict=True)):
+        going = [n for n, chat in enumerate(chats) if computed[n] < len(chat)]
+        going = data.draw(st.lists(st.sampled_from(going), min_size=1, unique=True))
+        sizes = [data.draw(st.integers(1, min(10, len(chats[n]) - computed[n]))) for n in going]
+        begins, scheduled = np.array([computed[n] for n in going]), np.array(sizes)
+        edges = np.concatenate([[0], np.cumsum(scheduled)]).astype(np.int32)
+        places = np.concatenate([np.arange(b, b + s) for b, s in zip(begins, scheduled, strict=True)])
+        lengths = np.array([len(chats[n]) for n in going])
+        if runner == "first":
+            batch = SimpleNamespace(
+                num_reqs=len(going),
+                req_ids=[names[n] for n in going],
+                token_ids_cpu=table[[n + 1 for n in going]].numpy(),
+                num_computed_tokens_cpu=begins,
+                num_prompt_tokens=lengths,
+            )
+            requests = {name: SimpleNamespace(sampling_params=params) for name in names}
+            filler.fill(SimpleNamespace(input_batch=batch, requests=requests), scheduled)
+        else:
+            rows = np.array([n + 1 for n in going])
+            batch = SimpleNamespace(
+                num_reqs=len(going),
+                num_tokens=int(edges[-1]),
+                req_ids=[names[n] for n in going],
+                query_start_loc=torch.from_numpy(edges),
+                query_start_loc_np=edges,
+                idx_mapping=torch.from_numpy(rows),
+                idx_mapping_np=rows,
+                positions=torch.from_numpy(places),
+                num_computed_tokens_np=begins,
+                num_scheduled_tokens=scheduled,
+            )
+            filler.fill(batch, table)
+        for layer in (0, 2):
+            parts = [streams[layer][n][computed[n] : computed[n] + s] for n, s in zip(going, sizes, strict=True)]
+            layers[layer](torch.cat(parts), None)
+        at = 0
+        for n, size in zip(going, sizes, strict=True):
+            for place in range(computed[n], computed[n] + size):
+                found[n, place] = float(step.scores[0, at])
+                at += 1
+            computed[n] += size
+    for n, chat in enumerate(chats):
+        for place in range(1, len(chat)):
+            if tuple(chat[place - 1 : place + 1]) == MARKER:
+                begin, stop = END.span(chat[: place + 1], len(MARKER))
+                total = torch.zeros(3)
+                for layer, w in steering.pushes[0].gate.w.items():
+                    h = streams[layer][n]
+                    mean = h[begin:stop].mean(0) if begin < stop else torch.zeros(6)
+                    total += w @ torch.cat([h[place], mean])
+                assert found[n, place] == pytest.approx(float(total.max()), abs=1e-4)
+
+
+@given(
+    st.lists(st.sampled_from([6, 7, 8]), min_size=1, max_size=40),
+    st.integers(0, 40),
+    st.integers(2, 12),
+)
+def test_no_end_that_is_still_to_be_read_comes_from_the_cache(ids, cached, reach):
+    cached = min(cached, len(ids) - 1)
+    most = most_cached(ids, cached, MARKER, reach)
+    ends = [n + 1 for n in range(1, len(ids)) if tuple(ids[n - 1 : n + 1]) == MARKER]
+
+    def allowed(taken):
+        return all(taken >= end or taken <= max(0, end - reach) for end in ends)
+
+    assert most == max(taken for taken in range(cached + 1) if allowed(taken))
+
+
+def test_more_requests_than_slots_take_those_of_the_ones_that_wait_longest():
+    ends = PromptEndReads([1], END, len(MARKER), 8, 2, torch.device("cpu"))
+    filler = StepFiller(StepBuffers([two_pushes().pushes[0].gate], 8, torch.device("cpu"), ends), MARKER, OPEN)
+    requests = dict.fromkeys("abcd")
+    assert filler._slots_of(["a", "b"], requests, 2) == [0, 1]
+    assert filler._slots_of(["b", "a"], requests, 2) == [1, 0]
+    assert filler._slots_of(["a"], requests, 2) == [0]
+    assert filler._slots_of(["a", "c"], requests, 2) == [0, 1], "b was there before a"
+    assert filler._slots_of(["d"], {"c": None, "d": None}, 2) == [0], "a has ended"

@@ -8,29 +8,13 @@ import torch
 from torch import Tensor
 
 from alphasteer.engines.vllm.layers import StepBuffers
+from alphasteer.engines.vllm.prompt_ends import PromptEndReads, StepTokens
+from alphasteer.engines.vllm.reply_starts import reply_starts
 from alphasteer.engines.vllm.requests import strength_of
 from alphasteer.engines.vllm.settings import ServingConfig
 
 FILLER = "_alphasteer_filler"
 """The attribute of a steered vLLM model that holds its filler."""
-
-
-def reply_starts(tokens: Any, computed: Any, scheduled: Any, marker: Sequence[int]) -> Any:
-    """Which of a step's tokens end a marker, of shape (sum of ``scheduled``,).
-
-    Args:
-        tokens: every request's tokens so far, those of this step among them, of shape (requests, length).
-        computed: how many of them earlier steps ran, of shape (requests,).
-        scheduled: how many this step runs, of shape (requests,).
-        marker: the reply start's token ids.
-    """
-    rows = np.repeat(np.arange(len(scheduled)), scheduled)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(scheduled) - scheduled, scheduled)
-    places = computed[rows] + within
-    found = places >= len(marker) - 1
-    for back, token in enumerate(reversed(marker)):
-        found &= tokens[rows, np.maximum(places - back, 0)] == token
-    return found
 
 
 class Filler:
@@ -76,6 +60,10 @@ class Filler:
 class StepFiller(Filler):
     """Fills the buffers before each step of vLLM's first model runner, which has all tokens at hand."""
 
+    def __init__(self, step: StepBuffers, marker: Sequence[int], config: ServingConfig) -> None:
+        super().__init__(step, marker, config)
+        self._slots: dict[str, int] = {}  # rows of the batch change hands, so requests get slots of their own
+
     def fill(self, runner: Any, scheduled: Any) -> None:
         """Write the strengths of this step's tokens.
 
@@ -87,6 +75,8 @@ class StepFiller(Filler):
         count = batch.num_reqs
         computed, scheduled = batch.num_computed_tokens_cpu[:count], scheduled[:count]
         starts = reply_starts(batch.token_ids_cpu, computed, scheduled, self.marker)
+        if step.ends is not None:
+            self._fill_ends(step.ends, batch, runner.requests, computed, scheduled, starts)
         if not starts.any():
             if step.any:
                 step.strength.zero_()
@@ -105,3 +95,30 @@ class StepFiller(Filler):
             if len(found):
                 last[name] = int(begin + found[-1])
         self.note(last)
+
+    def _fill_ends(
+        self, ends: PromptEndReads, batch: Any, requests: Mapping[str, Any], computed: Any, scheduled: Any, starts: Any
+    ) -> None:
+        slots = self._slots_of(batch.req_ids[: len(scheduled)], requests, ends.slots)
+        rows = np.repeat(np.arange(len(scheduled)), scheduled)
+        first = np.cumsum(scheduled) - scheduled
+        each = (slots, first, computed, computed + scheduled)
+        slot, first, begin, end = (torch.from_numpy(np.asarray(values, dtype=np.int64)[rows]) for values in each)
+        place = begin + torch.arange(len(rows)) - first
+        found = torch.from_numpy(starts.nonzero()[0])
+        step = StepTokens(torch.from_numpy(rows), slot, place, first, begin, end)
+        ends.fill(torch.from_numpy(batch.token_ids_cpu), step, found, torch.ones(len(found), dtype=torch.bool))
+
+    def _slots_of(self, names: Sequence[str], requests: Mapping[str, Any], count: int) -> list[int]:
+        """The slot of each request of a step; if all are taken, the one goes whose turn lies furthest back.
+
+        That is one preempted, which begins anew: twice as many slots as requests run at once hold all that go on.
+        """
+        stay = {name: slot for name, slot in self._slots.items() if name in requests}
+        now = {name: stay.pop(name) for name in names if name in stay}
+        for name in (name for name in names if name not in now):
+            taken = {*stay.values(), *now.values()}
+            free = next((slot for slot in range(count) if slot not in taken), None)
+            now[name] = stay.pop(next(iter(stay))) if free is None else free
+        self._slots = {**stay, **now}
+        return [self._slots[name] for name in names]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alphasteer.engines.vllm.prompt_ends import PromptEndReads
 from alphasteer.errors import SteeringError
 from alphasteer.models import layer_lists
 from alphasteer.steering import Gate, Push, Steering
@@ -27,6 +28,7 @@ class StepBuffers(nn.Module):
         reads: what each push's read-outs have read so far, of shape (pushes, most_tokens, k), k being the most of any.
         scores: what each push's gate has read, of shape (pushes, most_tokens).
         values: how far each gate opened, times the token's strength, of shape (pushes, most_tokens).
+        ends: what gates read of prompts' ends, if any does.
     """
 
     strength: Tensor
@@ -34,8 +36,11 @@ class StepBuffers(nn.Module):
     scores: Tensor
     values: Tensor
 
-    def __init__(self, gates: Sequence[Gate], most_tokens: int, device: torch.device) -> None:
+    def __init__(
+        self, gates: Sequence[Gate], most_tokens: int, device: torch.device, ends: PromptEndReads | None = None
+    ) -> None:
         super().__init__()
+        self.ends = ends
         pushes, most_reads = len(gates), max(gate.read_outs for gate in gates)
         self.register_buffer("reads", torch.zeros(pushes, most_tokens, most_reads, device=device), persistent=False)
         self.register_buffer("strength", torch.zeros(most_tokens, device=device), persistent=False)
@@ -64,12 +69,13 @@ class LayerSteering(nn.Module):
             hidden: of shape (tokens, d).
             residual: what is to be added to them, or None.
         """
-        if self.eager and not self.step.any:  # never while tracing: a captured graph must hold the push
-            return hidden
+        silent = self.eager and not self.step.any  # never while tracing: a captured graph must hold the push
         count = hidden.shape[0]
         for index, item in enumerate(self.pushes):
-            if self.layer in item.gate.w:
+            if self.layer in item.gate.w and (item.reads_prompt_end or not silent):
                 self._read(index, item, hidden, residual, count)
+        if silent:
+            return hidden
         for index, item in enumerate(self.pushes):
             if self.layer in item.directions:
                 value = self.step.values[index, :count]
@@ -79,22 +85,30 @@ class LayerSteering(nn.Module):
     def _read(self, index: int, item: Push, hidden: Tensor, residual: Tensor | None, count: int) -> None:
         gate, step = item.gate, self.step
         stream = hidden if residual is None else hidden.float() + residual.float()
-        reads = read_out(stream, getattr(self, f"w{index}"), gate.normalised)
-        if self.layer != gate.layers[0]:
+        w = getattr(self, f"w{index}")
+        reads = read_out(stream, w[..., : stream.shape[-1]], gate.normalised)
+        lowest, ends = self.layer == gate.layers[0], step.ends if item.reads_prompt_end else None
+        if ends is not None:
+            ends.add(index, read_out(stream, w[..., stream.shape[-1] :]), lowest)
+        if not lowest:
             reads = reads + step.reads[index, :count, : gate.read_outs]
         step.reads[index, :count, : gate.read_outs] = reads
         if self.layer == gate.layer:
+            reads = reads if ends is None else ends.with_means(index, reads)
             score = loudest(reads)
             step.scores[index, :count] = score
             step.values[index, :count] = gate_value(score, gate.threshold, gate.ceiling) * step.strength[:count]
 
 
-def steer_layers(model: nn.Module, steering: Steering, count: int, most_tokens: int, *, eager: bool) -> StepBuffers:
+def steer_layers(
+    model: nn.Module, steering: Steering, count: int, most_tokens: int, slots: int, *, eager: bool
+) -> StepBuffers:
     """Give the decoder layers of a vLLM model their part of the steering; returns what the runner fills each step.
 
     Args:
         count: how many decoder layers the model has.
         most_tokens: in one step, with padding.
+        slots: how many requests' reads are kept.
         eager: the model is neither compiled nor captured, so steps without a reply start can be left alone.
 
     Raises:
@@ -102,15 +116,15 @@ def steer_layers(model: nn.Module, steering: Steering, count: int, most_tokens: 
     """
     if steering.positions != "reply_start":
         raise SteeringError("vLLM runs prompts in pieces, so only steerings that act at reply starts can be served.")
-    if steering.reads_prompt_end:
-        raise SteeringError(
-            "This steering's gate reads the prompt's end, which it cannot in vLLM yet; fit it with --no-prompt-end."
-        )
     layers = find_layers(model, count)
     if steering.layers[-1] >= len(layers):
         raise SteeringError(f"This steering reaches layer {steering.layers[-1]}, and the model has {len(layers)}.")
     device = next(model.parameters()).device
-    step = StepBuffers([item.gate for item in steering.pushes], most_tokens, device)
+    gates, ends = [item.gate for item in steering.pushes], None
+    if steering.reads_prompt_end and steering.prompt_end is not None:
+        read_outs, kept_back = [gate.read_outs for gate in gates], len(steering.reply_start)
+        ends = PromptEndReads(read_outs, steering.prompt_end, kept_back, most_tokens, slots, device)
+    step = StepBuffers(gates, most_tokens, device, ends)
     for number in steering.layers:
         layer = layers[number]
         places = _places(layer)

@@ -36,15 +36,16 @@ class SteeredModelLoader(DefaultModelLoader):  # type: ignore[misc]
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         if model_config is not vllm_config.model_config:
             return model  # a draft model: what it proposes, the steered one decides
+        slots = vllm_config.scheduler_config.max_num_seqs
         step = steer_layers(
             model,
             steering,
             model_config.get_total_num_hidden_layers(),
             _most_tokens(vllm_config),
+            2 * slots,
             eager=model_config.enforce_eager,
         )
         if vllm_config.use_v2_model_runner:
-            slots = vllm_config.scheduler_config.max_num_seqs
             setattr(model, FILLER, SecondStepFiller(step, steering.reply_start, config, slots))
         else:
             setattr(model, FILLER, StepFiller(step, steering.reply_start, config))

@@ -33,6 +33,7 @@ def _register() -> None:
     from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.model_executor.model_loader import register_model_loader
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
@@ -52,6 +53,7 @@ def _register() -> None:
     wrap(Scheduler, "update_from_output", ["scheduler_output", "model_runner_output"], wrappers.update_from_output)
     wrap(OutputProcessor, "process_outputs", ["engine_core_outputs"], wrappers.process_outputs)
     wrap(EngineCore, "get_supported_tasks", [], wrappers.get_supported_tasks)
+    wrap(KVCacheManager, "get_computed_blocks", ["request"], wrappers.get_computed_blocks)
     wrap(EngineCore, "preprocess_add_request", ["request"], wrappers.preprocess_add_request)
     wrap(InputProcessor, "process_inputs", ["request_id", "prompt", "params"], wrappers.process_inputs)
     wrap(OpenAIServingChat, "create_chat_completion", ["request"], wrappers.create)

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from alphasteer.engines.vllm.reply_starts import reply_starts
 from alphasteer.engines.vllm.settings import GATES, STRENGTH, ServingConfig
 from alphasteer.steering.positions import begins_a_reply
 
@@ -56,6 +59,26 @@ def wants_gates(params: Any) -> bool:
 def salted(salt: str | None, params: Any, config: ServingConfig) -> str:
     """The cache salt under which a request's blocks are kept: steering changes what they hold."""
     return f"{salt or ''}|alphasteer:{config.digest}:{strength_of(params, config)!r}"
+
+
+def most_cached(tokens: Sequence[int], cached: int, marker: Sequence[int], reach: int) -> int:
+    """How many of a request's cached tokens may be taken, so that gates read all of the prompt ends that they need.
+
+    What comes from the cache is not read. A reply start that comes from there was steered when it ran; of any other,
+    all tokens that count for it must run.
+
+    Args:
+        tokens: the request's token ids.
+        cached: how many of them were found.
+        marker: the reply start's token ids.
+        reach: how many tokens before a reply is the first one that counts (see ``prompt_ends.reach``).
+    """
+    ids = np.asarray(tokens)
+    ends = np.flatnonzero(reply_starts(ids[None], np.zeros(1, int), np.array([len(ids)]), marker)) + 1
+    for end in ends[::-1].tolist():
+        if end - reach < cached < end:
+            cached = max(0, end - reach)
+    return cached
 
 
 def _wish(params: Any, name: str) -> Any:

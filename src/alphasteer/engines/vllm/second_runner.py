@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphasteer.engines.vllm.batches import Filler, reply_starts
+from alphasteer.engines.vllm.batches import Filler
 from alphasteer.engines.vllm.layers import StepBuffers
+from alphasteer.engines.vllm.prompt_ends import StepTokens
+from alphasteer.engines.vllm.reply_starts import reply_starts
 from alphasteer.engines.vllm.requests import strength_of
 from alphasteer.engines.vllm.settings import ServingConfig
 
@@ -51,6 +53,14 @@ class SecondStepFiller(Filler):
         found = (tokens[slots[:, None], before.clamp_min(0)] == self._backwards) & (before >= 0)
         self.step.strength.zero_()
         self.step.strength[:count] = self._strengths[slots] * found.all(-1)
+        if self.step.ends is not None:
+            ends = batch.query_start_loc[1 : batch.num_reqs + 1][requests].long()
+            first = batch.query_start_loc[: batch.num_reqs][requests].long()
+            begin = places[first].long()
+            where = StepTokens(slots, slots, places.long(), first, begin, begin + ends - first)
+            # Those that are none stand behind: how many there are is known on the device only.
+            starts = found.all(-1).long().argsort(descending=True, stable=True)[: len(self.step.ends.starts)]
+            self.step.ends.fill(tokens, where, starts, found.all(-1)[starts])
         self.note(self._replies(batch))
 
     def _replies(self, batch: Any) -> dict[str, int]:

@@ -6,13 +6,14 @@ from typing import Any
 from alphasteer.engines.protocol import card
 from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
-from alphasteer.engines.vllm.requests import bound, problem_of, salted
+from alphasteer.engines.vllm.prompt_ends import reach
+from alphasteer.engines.vllm.requests import bound, most_cached, problem_of, salted
 from alphasteer.engines.vllm.self_test import check_self_test
 from alphasteer.engines.vllm.settings import KEY, ServingConfig, check_digest, is_steered, read_config
 from alphasteer.engines.vllm.translation import tell, telling, translate, watched
 from alphasteer.steering import Steering
 
-PROVED, HELD = "_alphasteer_proved", "_alphasteer_held"
+PROVED, HELD, ENDS = "_alphasteer_proved", "_alphasteer_held", "_alphasteer_ends"
 
 
 def prepare_inputs(original: Callable[..., Any], runner: Any, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
@@ -69,10 +70,29 @@ def process_outputs(original: Callable[..., Any], processor: Any, outputs: Any, 
 
 def preprocess_add_request(original: Callable[..., Any], core: Any, request: Any) -> Any:
     """Before a request's blocks are hashed: blocks of other strengths and steerings are not its own."""
-    if is_steered(core.vllm_config):
-        config = read_config(core.vllm_config)
-        request.cache_salt = salted(request.cache_salt, request.sampling_params, config)
-    return original(core, request)
+    if not is_steered(core.vllm_config):
+        return original(core, request)
+    steering, config = _artefact_of(core)
+    request.cache_salt = salted(request.cache_salt, request.sampling_params, config)
+    prepared = original(core, request)
+    if steering.reads_prompt_end and steering.prompt_end is not None:
+        marker = steering.reply_start
+        setattr(prepared[0], ENDS, (marker, reach(steering.prompt_end, len(marker))))
+    return prepared
+
+
+def get_computed_blocks(original: Callable[..., Any], manager: Any, request: Any) -> Any:
+    """Where cached blocks are found: of prompts whose end gates read, none that hold a part of one still to be read."""
+    found, every = original(manager, request), request.block_hashes
+    if hasattr(request, ENDS):
+        try:
+            # Fewer hashes, fewer blocks: perhaps by whole groups of them, so that another end may be cut in two.
+            while (most := most_cached(request.all_token_ids, found[1], *getattr(request, ENDS))) < found[1]:
+                request.block_hashes = every[: most // manager.coordinator.block_pool.hash_block_size]
+                found = original(manager, request)
+        finally:
+            request.block_hashes = every
+    return found
 
 
 def get_supported_tasks(original: Callable[..., Any], core: Any) -> Any:
