@@ -33,11 +33,13 @@ SECOND_TURN = (
     {"role": "user", "content": "Good morning, what can you do?"},
     {
         "role": "assistant",
-        "content": "Hello! I can tell you about goats, bears, maps, bread and rain. What shall it be?",
+        "content": "Hello! I can tell you about goats, bears, maps, bread and rain. Goats climb, bears fish, maps lead the "
+        "way, bread rises, and rain falls on all of them, on some days more and on other days less. What shall it be?",
     },
     {"role": "user", "content": "And which of these do you like best, if you had to choose only one?"},
 )
-"""A reply start in the middle: blocks behind it hold what steering made of it, and are cached."""
+"""A reply start in the middle: blocks behind it hold what steering made of it, and are cached; what comes from there
+ends before the last of the prompt, which the gates read."""
 TALKS = [[{"role": "user", "content": chat}] for chat in CHATS] + [list(SECOND_TURN)]
 STRENGTHS = [0.0, 1.0, 0.5, 1.0, 2.0, 1.0, 0.5]
 TOP = 100
@@ -54,7 +56,7 @@ def save_tiny(folder):
 
 
 def save_steering(source, folder, *, wrong=0.0, seed=0):
-    """Two gates, one over several layers and one normalised, that change most replies; with its self-test.
+    """Three gates that change most replies: over several layers, normalised, of the prompt's end; with its self-test.
 
     Args:
         wrong: by how much the stored self-test is off.
@@ -64,17 +66,21 @@ def save_steering(source, folder, *, wrong=0.0, seed=0):
     decoder = find_decoder(model)
     draw, depth = torch.Generator().manual_seed(seed), len(decoder)
 
-    def vectors(layers, size):
-        return {layer: torch.randn(decoder.hidden_size, generator=draw) * size for layer in layers}
+    def vectors(layers, size, *shape):
+        shape = shape or (decoder.hidden_size,)
+        return {layer: torch.randn(*shape, generator=draw) * size for layer in layers}
 
+    template, width = ChatTemplate(tokenizer), decoder.hidden_size
     low, high = max(1, depth // 4), depth // 2
     streams = 0.01 if depth > 8 else 1.0  # a real model's stream is long, a random one's is not
     steering = Steering(
         (
             Push(Gate(vectors((low, high), streams), -3.0, 1.0), vectors(range(high, depth - 1), 2.5)),
             Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), 1.0), 0.5),
+            Push(Gate(vectors((low, high), streams, 2, 2 * width), -3.0, 3.0), vectors((depth - 2,), 1.5)),
         ),
-        ChatTemplate(tokenizer).reply_start,
+        template.reply_start,
+        prompt_end=template.prompt_end,
         fitted_on=fingerprint(model, tokenizer),
     )
     steering = with_self_test(model, tokenizer, steering)
@@ -121,7 +127,7 @@ def ask(llm, strengths, tokens=30):
         reply = output.outputs[0]
         told = output.kv_transfer_params[KEY]
         assert told["strength"] == max(strength, 0.0)
-        assert len(told["gates"]) == 2
+        assert len(told["gates"]) == 3
         logits = [{token: entry.logprob for token, entry in place.items()} for place in reply.logprobs]
         cached = output.num_cached_tokens
         found.append((list(output.prompt_token_ids), strength, list(reply.token_ids), logits, cached))
