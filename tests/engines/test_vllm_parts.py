@@ -15,7 +15,7 @@ from alphasteer.engines.vllm.batches import StepFiller
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_layers, steer_layers
 from alphasteer.engines.vllm.plugin import wrap
-from alphasteer.engines.vllm.prompt_ends import PromptEndReads, window
+from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, window
 from alphasteer.engines.vllm.reply_starts import reply_starts
 from alphasteer.engines.vllm.requests import bound, most_cached, problem_of, salted, strength_of
 from alphasteer.engines.vllm.second_runner import SecondStepFiller
@@ -457,7 +457,7 @@ def test_prompts_in_pieces_are_read_as_wholes(runner, data):
     streams = {n: [torch.randn(len(chat), 6, generator=generator) for chat in chats] for n in (0, 2)}
     slots, most_tokens, length = len(chats) + 1, 40, max(map(len, chats)) + 1
     device = torch.device("cpu")
-    ends = PromptEndReads([3, 2], END, len(MARKER), most_tokens, slots, device)
+    ends = PromptEndBuffers([3, 2], END, len(MARKER), most_tokens, slots, device)
     step = StepBuffers([push.gate for push in steering.pushes], most_tokens, device, ends)
     layers = {n: LayerSteering(steering, n, step, device, eager=True) for n in (0, 2)}
     filler = StepFiller(step, MARKER, OPEN) if runner == "first" else SecondStepFiller(step, MARKER, OPEN, slots)
@@ -540,7 +540,7 @@ def test_no_end_that_is_still_to_be_read_comes_from_the_cache(ids, cached, reach
 
 
 def test_more_requests_than_slots_take_those_of_the_ones_that_wait_longest():
-    ends = PromptEndReads([1], END, len(MARKER), 8, 2, torch.device("cpu"))
+    ends = PromptEndBuffers([1], END, len(MARKER), 8, 2, torch.device("cpu"))
     filler = StepFiller(StepBuffers([two_pushes().pushes[0].gate], 8, torch.device("cpu"), ends), MARKER, OPEN)
     requests = dict.fromkeys("abcd")
     assert filler._slots_of(["a", "b"], requests, 2) == [0, 1]

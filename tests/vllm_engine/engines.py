@@ -33,8 +33,8 @@ SECOND_TURN = (
     {"role": "user", "content": "Good morning, what can you do?"},
     {
         "role": "assistant",
-        "content": "Hello! I can tell you about goats, bears, maps, bread and rain. Goats climb, bears fish, maps lead the "
-        "way, bread rises, and rain falls on all of them, on some days more and on other days less. What shall it be?",
+        "content": "Hello! I can tell you about goats, bears, maps, bread and rain. Goats climb, bears fish, maps lead "
+        "the way, bread rises, and rain falls on all of them, on some days more and on others less. What shall it be?",
     },
     {"role": "user", "content": "And which of these do you like best, if you had to choose only one?"},
 )

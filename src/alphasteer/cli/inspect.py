@@ -20,6 +20,7 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     pushes = [
         {
             "gate_layers": list(push.gate.layers),
+            "gate_reads": "reply start, prompt end" if push.reads_prompt_end else "reply start",
             "threshold": push.gate.threshold,
             "ceiling": push.gate.ceiling,
             "layers": sorted(push.directions),
@@ -47,7 +48,7 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     )
     table(
         "Pushes",
-        ["gate reads layers", "threshold", "ceiling", "pushed layers", "strength"],
+        ["gate reads layers", "at", "threshold", "ceiling", "pushed layers", "strength"],
         [list(p.values()) for p in pushes],
     )
     calibration, selection = record.get("calibration", {}), record.get("selection", {})

@@ -1,7 +1,7 @@
 """The whole method, from evidence to a Steering."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from alphasteer.learning.calibration import Calibration
@@ -29,6 +29,15 @@ Drawn = Sequence[Sequence[GateCandidate]]
 """By folding, the read-outs of single layers for one kind of malicious prompts."""
 
 
+@dataclass(frozen=True)
+class _View:
+    """A part of the prompts' activations, from which gates are learned: so many columns stand before and after it."""
+
+    examined: Examined
+    before: int = 0
+    after: int = 0
+
+
 class Fit:
     """One fit: what its steps share."""
 
@@ -53,12 +62,8 @@ class Fit:
                 self.report.say("No prompt can be put into another chat: the gate is learned from prompts as they are.")
             else:
                 placed[" in chats"] = evidence.in_chats
-        views = {how: self._views(examined) for how, examined in placed.items()}
-        fitted = {
-            f"{how}{where}": self._single_gates(view, f"{how}{where}")
-            for how, by_place in views.items()
-            for where, (view, _) in by_place.items()
-        }
+        views = {name: view for how, examined in placed.items() for name, view in self._views(examined, how).items()}
+        fitted = {name: self._single_gates(view.examined, name) for name, view in views.items()}
         decision = None if paper else self._decision(placed, views, fitted)
         selected = Selection(evidence, *decision).run() if decision else choose_paper_push(evidence, fitted[""][0][0])
         self.report.say(selected.reason)
@@ -74,14 +79,14 @@ class Fit:
         record = fit_record(evidence, singles, decision, selected)
         return replace(selected.steering, fitted_on=evidence.fingerprint, record=record)
 
-    def _views(self, examined: Examined) -> dict[str, tuple[Examined, tuple[int, int]]]:
-        """What gates are learned from: by place, its activations, and how many columns stand on either side of them."""
+    def _views(self, examined: Examined, how: str) -> dict[str, _View]:
+        """What gates are learned from, by name: the reply start, and the prompt's end."""
         width = self.evidence.decoder.hidden_size
         if not self.evidence.reads_prompt_ends:
-            return {"": (examined, (0, 0))}
+            return {how: _View(examined)}
         return {
-            "": (examined.columns(0, width), (0, width)),
-            ", prompt end": (examined.columns(width, 2 * width), (width, 0)),
+            how: _View(examined.columns(0, width), after=width),
+            f"{how}, prompt end": _View(examined.columns(width, 2 * width), before=width),
         }
 
     def _single_gates(self, examined: Examined, how: str) -> list[Drawn]:
@@ -96,24 +101,19 @@ class Fit:
     def _decision(
         self,
         placed: Mapping[str, Examined],
-        views: Mapping[str, Mapping[str, tuple[Examined, tuple[int, int]]]],
+        views: Mapping[str, _View],
         fitted: Mapping[str, Sequence[Drawn]],
     ) -> tuple[ChosenGate, Calibration]:
-        """The one gate, and its operating point.
-
-        It is the mean of those from prompts alone and in chats, and of those at the reply start and the prompt's end.
-        """
+        """The one gate, which is the mean of those learned from each view, and its operating point."""
         budget, gates = unseen_budget(self.settings.benign_budget, self.known), []
         if budget > self.settings.benign_budget:
             self.report.say(
                 f"Only {self.known} benign prompts to fit on: of kinds left out, {budget:.1%} may open the gate "
                 f"instead of {self.settings.benign_budget:.1%}; of those held out, as few as ever."
             )
-        for how, by_place in views.items():
-            for where, (view, (before, after)) in by_place.items():
-                drawn = fitted[f"{how}{where}"]
-                best = [mean_read_out([combine_layers(singles)[0] for singles in of_kind]) for of_kind in drawn]
-                gates.append(join(best, budget, view.malicious).widened(before, after))
+        for name, view in views.items():
+            best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[name]]
+            gates.append(join(best, budget, view.examined.malicious).widened(view.before, view.after))
         gate, lowest = mean_gate(gates), OPENS
         alone, *in_chats = placed.values()
         for examined in in_chats:

@@ -44,6 +44,7 @@ Method: AlphaSteer, Sheng et al., ICLR 2026, arXiv 2506.07022.
 _GATED = """one gate reads the
 residual stream where a reply starts and, where the request looks malicious, pushes it along the model's own
 refusal direction. Below the gate's threshold nothing is pushed and the output is the unsteered model's, bit for bit."""
+_PROMPT_END = " The gate also reads the mean of that stream over the last tokens of what the user said."
 _LINEAR = """as published, a linear
 gate a layer reads every position of the prompt and pushes it along the model's own refusal direction by as much as it
 reads. There is no threshold: every prompt is altered, benign ones by little."""
@@ -66,7 +67,8 @@ def model_card(steering: "Steering") -> str:
     return _CARD.format(
         base_model=f"base_model: {name}\n" if on_hub else "",
         name=name,
-        what_it_does=_LINEAR if steering.positions == "prompt" else _GATED,
+        what_it_does=(_LINEAR if steering.positions == "prompt" else _GATED)
+        + (_PROMPT_END if steering.reads_prompt_end else ""),
         rows=rows,
         measured=json.dumps(measured, indent=2),
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alphasteer.engines.vllm.layers import StepBuffers
-from alphasteer.engines.vllm.prompt_ends import PromptEndReads, StepTokens
+from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, StepTokens
 from alphasteer.engines.vllm.reply_starts import reply_starts
 from alphasteer.engines.vllm.requests import strength_of
 from alphasteer.engines.vllm.settings import ServingConfig
@@ -97,7 +97,13 @@ class StepFiller(Filler):
         self.note(last)
 
     def _fill_ends(
-        self, ends: PromptEndReads, batch: Any, requests: Mapping[str, Any], computed: Any, scheduled: Any, starts: Any
+        self,
+        ends: PromptEndBuffers,
+        batch: Any,
+        requests: Mapping[str, Any],
+        computed: Any,
+        scheduled: Any,
+        starts: Any,
     ) -> None:
         slots = self._slots_of(batch.req_ids[: len(scheduled)], requests, ends.slots)
         rows = np.repeat(np.arange(len(scheduled)), scheduled)

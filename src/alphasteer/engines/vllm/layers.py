@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphasteer.engines.vllm.prompt_ends import PromptEndReads
+from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers
 from alphasteer.errors import SteeringError
 from alphasteer.models import layer_lists
 from alphasteer.steering import Gate, Push, Steering
@@ -37,7 +37,7 @@ class StepBuffers(nn.Module):
     values: Tensor
 
     def __init__(
-        self, gates: Sequence[Gate], most_tokens: int, device: torch.device, ends: PromptEndReads | None = None
+        self, gates: Sequence[Gate], most_tokens: int, device: torch.device, ends: PromptEndBuffers | None = None
     ) -> None:
         super().__init__()
         self.ends = ends
@@ -123,7 +123,7 @@ def steer_layers(
     gates, ends = [item.gate for item in steering.pushes], None
     if steering.reads_prompt_end and steering.prompt_end is not None:
         read_outs, kept_back = [gate.read_outs for gate in gates], len(steering.reply_start)
-        ends = PromptEndReads(read_outs, steering.prompt_end, kept_back, most_tokens, slots, device)
+        ends = PromptEndBuffers(read_outs, steering.prompt_end, kept_back, most_tokens, slots, device)
     step = StepBuffers(gates, most_tokens, device, ends)
     for number in steering.layers:
         layer = layers[number]

@@ -33,7 +33,7 @@ class StepTokens:
     end: Tensor
 
 
-class PromptEndReads(nn.Module):
+class PromptEndBuffers(nn.Module):
     """One step's reads of all tokens and those kept of earlier steps, by push.
 
     Allocated once, so that captured graphs see every step's content.
