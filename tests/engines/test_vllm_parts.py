@@ -15,7 +15,7 @@ from alphasteer.engines.vllm.batches import StepFiller
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_layers, steer_layers
 from alphasteer.engines.vllm.plugin import wrap
-from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, window
+from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, period, window
 from alphasteer.engines.vllm.reply_starts import reply_starts
 from alphasteer.engines.vllm.requests import bound, most_cached, problem_of, salted, strength_of
 from alphasteer.engines.vllm.second_runner import SecondStepFiller
@@ -416,16 +416,17 @@ def test_an_engine_whose_self_test_failed_fails_whenever_it_is_asked(monkeypatch
     assert wrappers.get_supported_tasks(lambda _: ("generate",), core) == ("generate",)
 
 
-END = PromptEnd((3, 4), 1, 5)
+END = PromptEnd((3, 4), 0, 1, 5)
 
 
 @given(
     st.lists(st.lists(st.sampled_from([1, 3, 4, 6, 7, 8]), min_size=2, max_size=30), min_size=1, max_size=6),
     st.integers(1, 7),
+    st.integers(0, 2),
 )
-def test_windows_are_the_spans_of_prompt_ends(rows, most):
+def test_windows_are_the_spans_of_prompt_ends(rows, most, skipped):
     """Vectors say of all reply starts at once what ``PromptEnd.span`` says of each."""
-    end = PromptEnd((3, 4), 1, most)
+    end = PromptEnd((3, 4), skipped, 1, most)
     tokens = torch.full((len(rows), 30), -1)
     for row, ids in enumerate(rows):
         tokens[row, : len(ids)] = torch.tensor(ids)
@@ -457,7 +458,7 @@ def test_prompts_in_pieces_are_read_as_wholes(runner, data):
     streams = {n: [torch.randn(len(chat), 6, generator=generator) for chat in chats] for n in (0, 2)}
     slots, most_tokens, length = len(chats) + 1, 40, max(map(len, chats)) + 1
     device = torch.device("cpu")
-    ends = PromptEndBuffers([3, 2], END, len(MARKER), most_tokens, slots, device)
+    ends = PromptEndBuffers([3, 2], END, len(MARKER), period(MARKER), most_tokens, slots, device)
     step = StepBuffers([push.gate for push in steering.pushes], most_tokens, device, ends)
     layers = {n: LayerSteering(steering, n, step, device, eager=True) for n in (0, 2)}
     filler = StepFiller(step, MARKER, OPEN) if runner == "first" else SecondStepFiller(step, MARKER, OPEN, slots)
@@ -523,6 +524,34 @@ def test_prompts_in_pieces_are_read_as_wholes(runner, data):
                 assert found[n, place] == pytest.approx(float(total.max()), abs=1e-4)
 
 
+def test_what_pads_a_captured_step_reaches_nothing():
+    """Its rows may hold what is no number; they are multiplied by nothing, and nothing of them is kept."""
+    steering = Steering((prompt_end_push(torch.Generator().manual_seed(0)),), MARKER, prompt_end=END)
+    device = torch.device("cpu")
+    ends = PromptEndBuffers([3], END, len(MARKER), period(MARKER), 16, 2, device)
+    step = StepBuffers([push.gate for push in steering.pushes], 16, device, ends)
+    layers = {n: LayerSteering(steering, n, step, device, eager=False) for n in (0, 2)}
+    filler, tokens = StepFiller(step, MARKER, OPEN), np.array([[1, 3, 4, 2, 6, 7, 8, 2, 2]])
+    requests = {"a": SimpleNamespace(sampling_params=asking(1.0))}
+    for begin, size in ((0, 7), (7, 1), (8, 1)):
+        batch = SimpleNamespace(
+            num_reqs=1,
+            req_ids=["a"],
+            token_ids_cpu=tokens,
+            num_computed_tokens_cpu=np.array([begin]),
+            num_prompt_tokens=np.array([7]),
+        )
+        filler.fill(SimpleNamespace(input_batch=batch, requests=requests), np.array([size]))
+        padded = torch.cat([torch.randn(size, 6), torch.full((3, 6), torch.nan)])
+        assert all(layers[n](padded, None)[:size].isfinite().all() for n in (0, 2))
+        assert step.scores[0, :size].isfinite().all()
+
+
+@pytest.mark.parametrize(("marker", "apart"), [((7, 8), 2), ((7, 8, 7), 2), ((7, 7), 1), ((7,), 1), ((7, 8, 9), 3)])
+def test_reply_starts_may_overlap(marker, apart):
+    assert period(marker) == apart
+
+
 @given(
     st.lists(st.sampled_from([6, 7, 8]), min_size=1, max_size=40),
     st.integers(0, 40),
@@ -540,7 +569,7 @@ def test_no_end_that_is_still_to_be_read_comes_from_the_cache(ids, cached, reach
 
 
 def test_more_requests_than_slots_take_those_of_the_ones_that_wait_longest():
-    ends = PromptEndBuffers([1], END, len(MARKER), 8, 2, torch.device("cpu"))
+    ends = PromptEndBuffers([1], END, len(MARKER), 2, 8, 2, torch.device("cpu"))
     filler = StepFiller(StepBuffers([two_pushes().pushes[0].gate], 8, torch.device("cpu"), ends), MARKER, OPEN)
     requests = dict.fromkeys("abcd")
     assert filler._slots_of(["a", "b"], requests, 2) == [0, 1]

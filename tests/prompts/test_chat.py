@@ -75,16 +75,18 @@ def test_a_template_that_says_nothing_around_the_user_is_refused():
 def test_where_a_prompt_ends_is_found_in_its_template(template, opening, closing):
     tokenizer = tiny_tokenizer(template)
     chat = ChatTemplate(tokenizer)
-    assert tokenizer.decode(list(chat.prompt_end.opening)) == opening
+    skipped = chat.prompt_end.skipped
+    assert tokenizer.decode(list(chat.prompt_end.opening)) == opening.rstrip()
+    assert skipped == len(opening) - len(opening.rstrip())
     assert chat.prompt_end.closing == len(tokenizer(closing, add_special_tokens=False).input_ids)
     words = "Good day. What is a goat, and where does it live?"
     before = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"})
     for earlier in ((), before):
         tokens = chat.render(Prompt("x", (*earlier, {"role": "user", "content": words})))
-        ((begin, end),) = chat.spans([tokens])
+        begin, end = chat.prompt_end.span(tokens, len(chat.reply_start))
         assert tokenizer.decode(tokens[begin:end]) == words[-32:]
         tokens = chat.render(Prompt("x", (*earlier, {"role": "user", "content": "a goat"})))
-        ((begin, end),) = chat.spans([tokens])
+        begin, end = chat.prompt_end.span(tokens, len(chat.reply_start))
         assert tokenizer.decode(tokens[begin:end]) == "a goat"
 
 
@@ -94,5 +96,3 @@ def test_a_template_that_takes_one_turn_alone_says_so_in_time():
     )
     chat = ChatTemplate(tiny_tokenizer(template))
     assert chat.prompt_end is None
-    with pytest.raises(ModelError, match="opens no user's turn alike"):
-        chat.spans([[1, 2, 3]])

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from alphasteer.activations import read_residual_stream
 from alphasteer.errors import SteeringError
 from alphasteer.models import find_decoder
-from alphasteer.prompts import PromptEnd, pad
+from alphasteer.prompts import ChatTemplate, Prompt, PromptEnd, pad
+from alphasteer.replies import PrefilledPrompts
 from alphasteer.reporting import LogReporter
 from alphasteer.steering import Gate, Push, Steering
 
 OPENING, CLOSING, MARKER = (3, 4), (8, 9), (5, 6, 7)
-END = PromptEnd(OPENING, len(CLOSING), most=4)
+END = PromptEnd(OPENING, 0, len(CLOSING), most=4)
 ASKED = [[20, 21], [30, 31, 32, 33, 34, 35, 36], [40], [50, 51, 52, 53], []]
 PROMPTS = [[1, 2, *OPENING, *words, *CLOSING, *MARKER] for words in ASKED]
 
@@ -62,9 +63,10 @@ def test_every_architecture_follows_the_formula(any_model):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_does_not_count(llama, side):
-    ids, mask = pad(PROMPTS, side, fill=258)
+    no_turn = [1, 2, 20, 21, *CLOSING, *MARKER]
+    ids, mask = pad([*PROMPTS, no_turn], side, fill=258)
     scores, _ = read_by_hooks(llama, by_hand(llama), input_ids=ids, attention_mask=mask)
-    alone = [read_by_hooks(llama, by_hand(llama), input_ids=torch.tensor([each]))[0] for each in PROMPTS]
+    alone = [read_by_hooks(llama, by_hand(llama), input_ids=torch.tensor([each]))[0] for each in (*PROMPTS, no_turn)]
     torch.testing.assert_close(scores, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
@@ -118,6 +120,23 @@ def test_who_read_the_prompt_reads_for_all_that_have_the_same_gate(llama):
         torch.testing.assert_close(found.logits[0, -1], expected.logits[0, -1], atol=1e-4, rtol=1e-4)
 
 
+def test_prompts_that_were_run_for_many_tries_are_read_as_if_each_were_alone(llama, tokenizer):
+    """Padding stands there between what the prompts share and what is their own."""
+    chat = ChatTemplate(tokenizer)
+    width = llama.config.hidden_size
+    texts = ["Hi", "Tell me a story about a goat", "2+2", "x" * 60, "Why?"]
+    sequences = chat.render_all([Prompt.of(text) for text in texts])
+    gate = Gate({n: torch.randn(2, 2 * width) / 10 for n in (0, 1)}, -50.0, 50.0)
+    push = Push(gate, {1: torch.randn(width)})
+    steering = Steering((push,), chat.reply_start, prompt_end=chat.prompt_end)
+    prefilled = PrefilledPrompts(llama, tokenizer, sequences, chat.reply_start, LogReporter(), readers=[steering])
+    alone = torch.cat([read_by_hooks(llama, steering, input_ids=torch.tensor([ids]))[0] for ids in sequences])
+    with steering.attach(llama) as attached:
+        for number, rows in enumerate(prefilled.batches):
+            prefilled.first_logits(number)
+            torch.testing.assert_close(attached.last_gates[0].scores, alone[rows], atol=1e-4, rtol=1e-4)
+
+
 def test_a_row_that_is_shared_out_takes_its_reads_along(llama):
     ids = torch.tensor([PROMPTS[1]])
     whole, _ = read_by_hooks(llama, by_hand(llama), input_ids=ids)
@@ -158,7 +177,7 @@ def test_it_is_kept_with_the_artefact(tmp_path, llama):
 
 def test_another_end_is_another_steering(llama):
     steering = by_hand(llama)
-    other = Steering(steering.pushes, MARKER, prompt_end=PromptEnd(OPENING, 2, most=5))
+    other = Steering(steering.pushes, MARKER, prompt_end=PromptEnd(OPENING, 0, 2, most=5))
     assert other.digest != steering.digest
 
 
@@ -184,7 +203,7 @@ def test_a_span_may_begin_in_what_prompts_share(budget):
     shared = [*range(60, 100), *OPENING, *range(100, 130)]
     sequences = [[*shared, 140 + n, 141 + n, *CLOSING, *MARKER] for n in range(20)]
     for most in (1, 10, 50):
-        end = PromptEnd(OPENING, len(CLOSING), most)
+        end = PromptEnd(OPENING, 0, len(CLOSING), most)
         spans = [end.span(ids, len(MARKER)) for ids in sequences]
         found = read_residual_stream(
             model, find_decoder(model), sequences, [2], LogReporter(), spans=spans, token_budget=budget
@@ -199,12 +218,34 @@ def test_a_span_may_begin_in_what_prompts_share(budget):
 @given(st.lists(st.integers(10, 20)), st.lists(st.integers(10, 20), max_size=12), st.integers(1, 8))
 def test_the_span_is_the_last_of_the_users_words(before, words, most):
     chat = [1, *before, *OPENING, *words, *CLOSING, *MARKER]
-    begin, end = PromptEnd(OPENING, len(CLOSING), most).span(chat, len(MARKER))
+    begin, end = PromptEnd(OPENING, 0, len(CLOSING), most).span(chat, len(MARKER))
     assert chat[begin:end] == (words[-most:] if words else [])
 
 
+def test_white_space_that_merges_with_the_first_words_is_skipped_all_the_same():
+    end = PromptEnd(OPENING, 1, len(CLOSING), 50)
+    for space in (13, 14):  # a line's end, and two merged into one
+        chat = [1, 10, *OPENING, space, 30, 31, *CLOSING, *MARKER]
+        assert end.span(chat, len(MARKER)) == (5, 7)
+
+
+def test_equal_read_outs_of_other_layers_are_another_gate(llama):
+    """Two pushes of one steering: neither takes what the other has read for its own."""
+    width, ids = llama.config.hidden_size, torch.tensor([PROMPTS[1]])
+    w = torch.randn(1, 2 * width) / 10
+    pushes = [Push(Gate({layer: w}, -50.0, 50.0), {3: torch.zeros(width)}) for layer in (0, 2)]
+    both = Steering(tuple(pushes), MARKER, prompt_end=END)
+    with both.attach(llama) as attached, torch.inference_mode():
+        llama(input_ids=ids)
+        whole = [reading.scores for reading in attached.last_gates]
+        cache = llama(input_ids=ids[:, :6], use_cache=True).past_key_values
+        llama(input_ids=ids[:, 6:], past_key_values=cache)
+    for reading, expected in zip(attached.last_gates, whole, strict=True):
+        torch.testing.assert_close(reading.scores, expected, atol=1e-4, rtol=1e-4)
+
+
 @given(st.integers(0, 3), st.lists(st.integers(10, 20), min_size=1, max_size=12))
-def test_without_a_users_turn_all_counts_but_padding_and_the_first(padding, words):
-    chat = [*[1] * (1 + padding), *words, *CLOSING, *MARKER]
-    begin, end = PromptEnd(OPENING, len(CLOSING), 50).span(chat, len(MARKER))
+def test_without_a_users_turn_all_counts_but_the_first(repeated, words):
+    chat = [*[1] * (1 + repeated), *words, *CLOSING, *MARKER]
+    begin, end = PromptEnd(OPENING, 0, len(CLOSING), 50).span(chat, len(MARKER))
     assert chat[begin:end] == words

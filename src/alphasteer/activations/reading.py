@@ -58,7 +58,8 @@ def read_residual_stream(
 
     def batches() -> Iterator[tuple[tuple[list[int], int, Any], int]]:
         for shared, rows in groups:
-            prefix = _read_prefix(model, decoder, sequences[rows[0]][:shared], wanted) if shared else None
+            needed = wanted if spans is not None else wanted[-1:]
+            prefix = _read_prefix(model, decoder, sequences[rows[0]][:shared], needed) if shared else None
             for batch, tokens in tracked_batches([len(sequences[i]) - shared for i in rows], token_budget):
                 yield ([rows[i] for i in batch], shared, prefix), tokens
 

@@ -20,7 +20,6 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     pushes = [
         {
             "gate_layers": list(push.gate.layers),
-            "gate_reads": "reply start, prompt end" if push.reads_prompt_end else "reply start",
             "threshold": push.gate.threshold,
             "ceiling": push.gate.ceiling,
             "layers": sorted(push.directions),
@@ -30,7 +29,13 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     ]
     if as_json:
         fitted = steering.fitted_on.model_dump() if steering.fitted_on else None
-        whole = {"fitted_on": fitted, "positions": steering.positions, "pushes": pushes, "record": dict(record)}
+        whole = {
+            "fitted_on": fitted,
+            "positions": steering.positions,
+            "reads_prompt_end": steering.reads_prompt_end,
+            "pushes": pushes,
+            "record": dict(record),
+        }
         print(json.dumps(whole))
         return
     console = Console(highlight=False)
@@ -43,12 +48,13 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
             console.print(drawn)
 
     name = steering.fitted_on.model_id if steering.fitted_on else "any model of its width"
+    reads = ", reading prompts' ends too" if steering.reads_prompt_end else ""
     console.print(
-        f"AlphaSteer for {name}, acting at {steering.positions.replace('_', ' ')}s; width {steering.hidden_size}"
+        f"AlphaSteer for {name}, acting at {steering.positions.replace('_', ' ')}s{reads}; width {steering.hidden_size}"
     )
     table(
         "Pushes",
-        ["gate reads layers", "at", "threshold", "ceiling", "pushed layers", "strength"],
+        ["gate reads layers", "threshold", "ceiling", "pushed layers", "strength"],
         [list(p.values()) for p in pushes],
     )
     calibration, selection = record.get("calibration", {}), record.get("selection", {})

@@ -58,8 +58,8 @@ def draw_figures(
     last = len(decoder) - 1
 
     def seen(layers: Sequence[int]) -> dict[str, ByLayer]:
-        ends = steering.reads_prompt_end
-        readings = Readings(model, decoder, template, layers, Shelf(), report, prompt_ends=ends)
+        end = steering.prompt_end
+        readings = Readings(model, decoder, template, layers, Shelf(), report, prompt_end=end)
         return {name: readings.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
 
     before = seen(sorted({*layers, last}))

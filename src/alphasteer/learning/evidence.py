@@ -53,7 +53,8 @@ class Evidence:
         decoder, template, fingerprint: what is known of the model.
         readings: activations of any prompts, from the first quarter of the layers on.
         gate_readings: the same up to the highest layer that a gate may read: what lies above need not run; where
-            gates read prompt ends, too, with the means there beside them.
+            gates read prompts' ends, too, with the means there beside them.
+        prompt_end: over which tokens gates read means; None where they read the reply start alone.
     """
 
     def __init__(
@@ -84,17 +85,15 @@ class Evidence:
         depth, readable = len(self.decoder), gate_layers(settings, len(self.decoder))
         above = range(readable.start, depth)
         # The paper's form, and the baselines', read at the reply start alone.
-        self.reads_prompt_ends = (
-            settings.prompt_end
-            and settings.preset != "paper"
-            and not every_layer
-            and self.template.prompt_end is not None
-        )
+        asked = settings.prompt_end and settings.preset != "paper" and not every_layer
+        if asked and self.template.prompt_end is None:
+            report.say("This chat template opens no user's turn alike, so gates read the reply start alone.")
+        self.prompt_end = self.template.prompt_end if asked else None
         self.readings, self.gate_readings = (
             Readings(
-                model, self.decoder, self.template, layers, shelf, report, [self.fingerprint.weights], prompt_ends=ends
+                model, self.decoder, self.template, layers, shelf, report, [self.fingerprint.weights], prompt_end=end
             )
-            for layers, ends in ((above, False), (above if every_layer else readable, self.reads_prompt_ends))
+            for layers, end in ((above, None), (above if every_layer else readable, self.prompt_end))
         )
 
     @cached_property

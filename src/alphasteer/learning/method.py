@@ -82,7 +82,7 @@ class Fit:
     def _views(self, examined: Examined, how: str) -> dict[str, _View]:
         """What gates are learned from, by name: the reply start, and the prompt's end."""
         width = self.evidence.decoder.hidden_size
-        if not self.evidence.reads_prompt_ends:
+        if self.evidence.prompt_end is None:
             return {how: _View(examined)}
         return {
             how: _View(examined.columns(0, width), after=width),

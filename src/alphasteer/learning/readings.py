@@ -10,7 +10,7 @@ from torch import Tensor
 from alphasteer.activations import read_residual_stream
 from alphasteer.errors import LearningError
 from alphasteer.models import Decoder, context_length
-from alphasteer.prompts import ChatTemplate, Prompt
+from alphasteer.prompts import ChatTemplate, Prompt, PromptEnd
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
 
@@ -53,7 +53,7 @@ def layer_of(side: Mapping[str, Activations], layer: int) -> dict[str, Tensor]:
 class Readings:
     """The residual stream at the reply start of any prompts, at a fixed range of layers.
 
-    With prompt ends its mean there stands beside it: activations are then of shape (n, 2 d).
+    Its mean over prompts' ends, if they are given, stands beside it: activations are then of shape (n, 2 d).
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class Readings:
         report: Reporter,
         identity: Sequence[str] = (),
         *,
-        prompt_ends: bool = False,
+        prompt_end: PromptEnd | None = None,
     ) -> None:
         """Nothing is read yet.
 
         Args:
             identity: what tells the model from others on the same shelf, such as its weights' digest.
+            prompt_end: over which tokens to take means as well.
         """
-        self._prompt_ends = prompt_ends
-        at_end = [asdict(template.prompt_end)] if prompt_ends and template.prompt_end is not None else []
-        self._identity = [*identity, str(model.dtype), *at_end]
+        self._prompt_end = prompt_end
+        self._identity = [*identity, str(model.dtype), *([] if prompt_end is None else [asdict(prompt_end)])]
         self.layers = tuple(layers)
         self._model, self._decoder, self._template = model, decoder, template
         self._shelf, self._report = shelf, report
@@ -95,20 +95,22 @@ class Readings:
                 "activations", [self._identity, sequences, self.layers], lambda: self._read(sequences, name)
             )
             self._known.update(zip((prompt.key for prompt in new), stack["activations"], strict=True))
-        width = self._decoder.hidden_size * (2 if self._prompt_ends else 1)
+        width = self._decoder.hidden_size * (1 if self._prompt_end is None else 2)
         rows = (
             torch.stack([self._known[p.key] for p in prompts]) if prompts else torch.empty(0, len(self.layers), width)
         )
         return {layer: rows[:, i] for i, layer in enumerate(self.layers)}
 
     def _read(self, sequences: Sequence[Sequence[int]], name: str) -> dict[str, Tensor]:
+        end, kept_back = self._prompt_end, len(self._template.reply_start)
+        spans = None if end is None else [end.span(tokens, kept_back) for tokens in sequences]
         streams = read_residual_stream(
             self._model,
             self._decoder,
             sequences,
             self.layers,
             self._report,
-            spans=self._template.spans(sequences) if self._prompt_ends else None,
+            spans=spans,
             description=f"Reading {name}",
         )
         stack = torch.stack([streams[layer] for layer in self.layers], dim=1)

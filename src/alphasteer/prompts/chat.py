@@ -60,16 +60,6 @@ class ChatTemplate:
                 )
         return rendered
 
-    def spans(self, sequences: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-        """Where in each rendered prompt its end stands (see ``PromptEnd.span``).
-
-        Raises:
-            ModelError: if the template opens no user's turn alike.
-        """
-        if self.prompt_end is None:
-            raise ModelError("This chat template opens no user's turn alike, so where a prompt begins is not known.")
-        return [self.prompt_end.span(tokens, len(self.reply_start)) for tokens in sequences]
-
     def takes_system(self) -> bool:
         """Whether the template has a place for a system prompt; some raise, others leave it out."""
         from jinja2 import TemplateError
@@ -125,7 +115,10 @@ class ChatTemplate:
         if opener in opening and opener in self.tokenizer.added_tokens_decoder:
             opening = opening[len(opening) - 1 - opening[::-1].index(opener) :]
         closing = len(_common_prefix([ids[::-1] for ids in chats[0]])) - len(self.reply_start)
-        return PromptEnd(tuple(opening), closing, PROMPT_END) if opening else None
+        words = len(opening)
+        while words > 1 and not self.tokenizer.decode(opening[words - 1 : words]).strip():
+            words -= 1
+        return PromptEnd(tuple(opening[:words]), len(opening) - words, closing, PROMPT_END) if opening else None
 
 
 def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alphasteer.errors import SteeringError
 from alphasteer.models import Decoder, find_decoder, model_fields, residual_of, with_residual
 from alphasteer.steering.formula import gate_value, loudest, push, read_out
-from alphasteer.steering.positions import UNKNOWN, History, reply_starts
+from alphasteer.steering.positions import PADDING, UNKNOWN, History, reply_starts
 from alphasteer.steering.prompt_end_reads import PromptEndReads
 from alphasteer.steering.steering import Push, Steering
 
@@ -22,6 +22,7 @@ class _Forward:
     """One forward of one thread: what its hooks hand to each other."""
 
     cache: Any = None
+    mask: Any = None
     start: int = 0  # tokens in the cache before this forward
     ids: Tensor | None = None
     starts: tuple[Tensor, Tensor] | None = None  # row and column of each reply start
@@ -29,6 +30,15 @@ class _Forward:
     reads: dict[int, Tensor] = field(default_factory=dict)  # by push: its read-outs' sums so far, of shape (n, k)
     token_reads: dict[int, Tensor] = field(default_factory=dict)  # by push that reads means; (rows, tokens, k)
     scores: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """This forward's ids, ``PADDING`` where the mask, if it is a plain one, says so."""
+        ids, mask = self.ids, self.mask
+        if ids is None or not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] < ids.shape[1]:
+            return ids
+        first = self.start if mask.shape[1] >= self.start + ids.shape[1] else mask.shape[1] - ids.shape[1]
+        return ids.masked_fill(mask[:, first : first + ids.shape[1]].to(ids.device) == 0, PADDING)
 
     def at(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row and column of each reply start, on a layer's device."""
@@ -115,7 +125,7 @@ class Attached:
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # What an interrupted forward left behind must go; the tokens may have been embedded before the trunk runs.
         forward = self._local.forward = _Forward(ids=self._forward().ids)
-        forward.cache = kwargs.get("past_key_values")
+        forward.cache, forward.mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         forward.start = 0 if forward.cache is None else int(forward.cache.get_seq_length())
 
     def _see_tokens(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -124,8 +134,9 @@ class Attached:
     def _leave(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         forward = self._forward()
         cache = forward.cache if forward.cache is not None else getattr(output, "past_key_values", None)
-        if cache is not None and forward.ids is not None:
-            self._history.add(cache, forward.start, forward.ids)
+        tokens = forward.tokens
+        if cache is not None and tokens is not None:
+            self._history.add(cache, forward.start, tokens)
             for index, reads in forward.token_reads.items():
                 self._prompts[index].add(cache, forward.start, reads)
         self._local.forward = _Forward()
@@ -189,9 +200,9 @@ class Attached:
         forward.token_reads[index] = reads
 
     def _prompt_means(self, forward: _Forward, index: int) -> Tensor:
-        reads, ids = forward.token_reads[index], forward.ids
-        assert ids is not None  # or no reply start would have been found
-        tokens = torch.cat([self._history.before(forward.cache, forward.start, ids, forward.start), ids], dim=1)
+        reads, new = forward.token_reads[index], forward.tokens
+        assert new is not None  # or no reply start would have been found
+        tokens = torch.cat([self._history.before(forward.cache, forward.start, new, forward.start), new], dim=1)
         return self._prompts[index].means(forward.cache, tokens, reads, *forward.at(reads.device))
 
     def _publish(self, forward: _Forward) -> None:

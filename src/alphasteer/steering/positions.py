@@ -9,6 +9,8 @@ from torch import Tensor
 
 UNKNOWN = -1
 """Stands for a token that was never seen."""
+PADDING = -2
+"""Stands for a token to which nothing attends."""
 _MOST_PIECES = 64
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alphasteer.errors import SteeringError
 from alphasteer.prompts import PromptEnd
-from alphasteer.steering.positions import UNKNOWN, History
+from alphasteer.steering.positions import PADDING, UNKNOWN, History
 from alphasteer.steering.steering import Gate
 
 RAN_BEFORE = "This prompt ran before the steering was attached, and its gate reads the end of it; attach first."
@@ -41,7 +41,7 @@ class PromptEndReads:
 
         Args:
             cache: holds what came before, or None.
-            tokens: what came before and this forward's ids, of shape (rows, length).
+            tokens: what came before and this forward's ids, ``PADDING`` where nothing attends, of shape (rows, length).
             reads: this forward's, of shape (rows, tokens, k).
             rows, columns: where replies start in this forward, each of shape (n,).
 
@@ -52,9 +52,11 @@ class PromptEndReads:
         whole = torch.cat([self._before.before(cache, start, reads, start), reads], dim=1)
         found = reads.new_zeros(len(rows), reads.shape[-1])
         for number, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
-            begin, end = self._span(tokens[row, : start + column + 1].tolist())
+            seen = tokens[row, : start + column + 1]
+            real = seen != PADDING
+            begin, end = self._span(seen[real].tolist())
             if begin < end:
-                found[number] = whole[row, begin:end].mean(0)
+                found[number] = whole[row, : len(seen)][real.to(whole.device)][begin:end].mean(0)
         if bool(found.isnan().any()):
             raise SteeringError(RAN_BEFORE)
         return found
@@ -62,7 +64,8 @@ class PromptEndReads:
     def _span(self, tokens: list[int]) -> tuple[int, int]:
         begin, end = self._prompt_end.span(tokens, self._kept_back)
         unknown = next((place + 1 for place in reversed(range(len(tokens))) if tokens[place] == UNKNOWN), 0)
-        if begin - len(self._prompt_end.opening) < unknown and end - self._prompt_end.most < unknown:
+        opened = begin - self._prompt_end.skipped - len(self._prompt_end.opening)
+        if opened < unknown and max(0, end - self._prompt_end.most) < unknown:
             raise SteeringError(RAN_BEFORE)  # no opening was found where tokens are known, nor is all of the end
         return begin, end
 
@@ -70,5 +73,6 @@ class PromptEndReads:
 def _digest(gate: Gate) -> str:
     whole = hashlib.sha256()
     for layer in gate.layers:
+        whole.update(f"{layer} {gate.read_outs}".encode())
         whole.update(gate.w[layer].detach().float().cpu().numpy().tobytes())
     return whole.hexdigest()[:16]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers
+from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, period
 from alphasteer.errors import SteeringError
 from alphasteer.models import layer_lists
 from alphasteer.steering import Gate, Push, Steering
@@ -122,8 +122,9 @@ def steer_layers(
     device = next(model.parameters()).device
     gates, ends = [item.gate for item in steering.pushes], None
     if steering.reads_prompt_end and steering.prompt_end is not None:
-        read_outs, kept_back = [gate.read_outs for gate in gates], len(steering.reply_start)
-        ends = PromptEndBuffers(read_outs, steering.prompt_end, kept_back, most_tokens, slots, device)
+        read_outs, marker = [gate.read_outs for gate in gates], steering.reply_start
+        sizes = (len(marker), period(marker), most_tokens, slots)
+        ends = PromptEndBuffers(read_outs, steering.prompt_end, *sizes, device)
     step = StepBuffers(gates, most_tokens, device, ends)
     for number in steering.layers:
         layer = layers[number]

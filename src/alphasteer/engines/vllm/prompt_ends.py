@@ -51,6 +51,7 @@ class PromptEndBuffers(nn.Module):
         read_outs: Sequence[int],
         prompt_end: PromptEnd,
         kept_back: int,
+        period: int,
         most_tokens: int,
         slots: int,
         device: torch.device,
@@ -60,6 +61,7 @@ class PromptEndBuffers(nn.Module):
         Args:
             read_outs: how many each push has.
             kept_back: how many tokens the reply start has.
+            period: how many tokens two reply starts lie apart at least.
             most_tokens: in one step, with padding.
             slots: how many requests' reads are kept.
         """
@@ -70,7 +72,7 @@ class PromptEndBuffers(nn.Module):
         self._nowhere = slots * self.span
         pushes, most = len(read_outs), max(read_outs)
         # One reply start ends in every so many tokens at most, and one may have begun in the step before.
-        windows = most_tokens // kept_back + slots
+        windows = most_tokens // period + slots
         buffers = {
             "reads": torch.zeros(pushes, most_tokens, most),
             "kept": torch.zeros(pushes, self._nowhere + 1, most),
@@ -114,7 +116,8 @@ class PromptEndBuffers(nn.Module):
         """What was read at every token, of shape (tokens, k), with the means added where replies start; last, keep."""
         count, width = reads.shape
         known = torch.cat([self.kept[push, :, :width], self.reads[push, :, :width]])
-        means = (known[self.index] * self.weight[..., None]).sum(1)
+        weight = self.weight[..., None]  # rows that pad a captured step may hold what is no number
+        means = (torch.where(weight > 0, known[self.index], 0.0) * weight).sum(1)
         self.kept[push, self.keep[:count], :width] = self.reads[push, :count, :width]
         return reads.index_add(0, self.starts, means)
 
@@ -122,6 +125,11 @@ class PromptEndBuffers(nn.Module):
 def reach(prompt_end: PromptEnd, kept_back: int) -> int:
     """How many tokens before a reply is the first one that counts for a mean."""
     return prompt_end.most + prompt_end.closing + kept_back
+
+
+def period(marker: Sequence[int]) -> int:
+    """How many tokens two occurrences of a marker lie apart at least: they may overlap."""
+    return next(n for n in range(1, len(marker) + 1) if list(marker[n:]) == list(marker[: len(marker) - n]))
 
 
 def window(
@@ -137,7 +145,7 @@ def window(
     Returns:
         The places of each one's last tokens and their weights in the mean, 0 for those that do not count; (n, most).
     """
-    most, width = prompt_end.most, len(prompt_end.opening)
+    most, width = prompt_end.most, len(prompt_end.opening) + prompt_end.skipped
     end = (places + 1 - kept_back - prompt_end.closing).clamp(min=0)
     found = (end - most)[:, None] + torch.arange(most + 1, device=tokens.device)
     rows, opened = rows[:, None], found >= width
