@@ -55,12 +55,13 @@ def save_tiny(folder):
     return str(folder)
 
 
-def save_steering(source, folder, *, wrong=0.0, seed=0):
-    """Three gates that change most replies: over several layers, normalised, of the prompt's end; with its self-test.
+def save_steering(source, folder, *, wrong=0.0, seed=0, prompt_end=False):
+    """Two gates, one over several layers and one normalised, that change most replies; with its self-test.
 
     Args:
         wrong: by how much the stored self-test is off.
         seed: draws the vectors.
+        prompt_end: a third gate reads the prompt's end.
     """
     model, tokenizer = load_model(source, device="cpu")
     decoder = find_decoder(model)
@@ -73,14 +74,16 @@ def save_steering(source, folder, *, wrong=0.0, seed=0):
     template, width = ChatTemplate(tokenizer), decoder.hidden_size
     low, high = max(1, depth // 4), depth // 2
     streams = 0.01 if depth > 8 else 1.0  # a real model's stream is long, a random one's is not
+    pushes = [
+        Push(Gate(vectors((low, high), streams), -3.0, 1.0), vectors(range(high, depth - 1), 2.5)),
+        Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), 1.0), 0.5),
+    ]
+    if prompt_end:
+        pushes.append(Push(Gate(vectors((low, high), streams, 2, 2 * width), -3.0, 3.0), vectors((depth - 2,), 1.5)))
     steering = Steering(
-        (
-            Push(Gate(vectors((low, high), streams), -3.0, 1.0), vectors(range(high, depth - 1), 2.5)),
-            Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), 1.0), 0.5),
-            Push(Gate(vectors((low, high), streams, 2, 2 * width), -3.0, 3.0), vectors((depth - 2,), 1.5)),
-        ),
+        tuple(pushes),
         template.reply_start,
-        prompt_end=template.prompt_end,
+        prompt_end=template.prompt_end if prompt_end else None,
         fitted_on=fingerprint(model, tokenizer),
     )
     steering = with_self_test(model, tokenizer, steering)
@@ -136,7 +139,7 @@ def ask(llm, strengths, tokens=30):
 
 def replies(source, folder, **options):
     """What ``compared`` says of replies from a cold cache, from a warm one, and over the blocks of other strengths."""
-    steering = save_steering(source, folder)
+    steering = save_steering(source, folder, prompt_end=True)
     llm = engine(source, folder, steering, **options)
     try:
         cold = ask(llm, STRENGTHS)
