@@ -168,17 +168,40 @@ def test_layers_that_are_not_known_are_refused():
         steer_layers(Model(Layer), paper, 4, 8, 4, eager=True)
 
 
+def first_batch(names, tokens, computed, prompts):
+    """What vLLM's first runner knows of a step."""
+    return SimpleNamespace(
+        num_reqs=len(names),
+        req_ids=names,
+        token_ids_cpu=tokens,
+        num_computed_tokens_cpu=computed,
+        num_prompt_tokens=prompts,
+    )
+
+
+def second_batch(names, slots, computed, scheduled):
+    """What its second one knows."""
+    ends = np.concatenate([[0], np.cumsum(scheduled)]).astype(np.int32)
+    places = np.concatenate([np.arange(c, c + s) for c, s in zip(computed, scheduled, strict=True)])
+    return SimpleNamespace(
+        num_reqs=len(names),
+        num_tokens=int(ends[-1]),
+        req_ids=names,
+        query_start_loc=torch.from_numpy(ends),
+        query_start_loc_np=ends,
+        idx_mapping=torch.from_numpy(slots),
+        idx_mapping_np=slots,
+        positions=torch.from_numpy(places),
+        num_computed_tokens_np=computed,
+        num_scheduled_tokens=scheduled,
+    )
+
+
 def test_a_step_holds_each_request_s_strength_at_its_reply_starts_and_nothing_else():
     step = StepBuffers([two_pushes().pushes[0].gate], 16, torch.device("cpu"))
     filler = StepFiller(step, MARKER, OPEN)
     tokens = np.array([[1, 7, 8, 5, 0], [7, 8, 7, 8, 0]])
-    batch = SimpleNamespace(
-        num_reqs=2,
-        req_ids=["a", "b"],
-        token_ids_cpu=tokens,
-        num_computed_tokens_cpu=np.array([0, 1]),
-        num_prompt_tokens=np.array([4, 3]),
-    )
+    batch = first_batch(["a", "b"], tokens, np.array([0, 1]), np.array([4, 3]))
     requests = {name: SimpleNamespace(sampling_params=asking(s)) for name, s in (("a", 0.5), ("b", 9.0))}
     runner = SimpleNamespace(input_batch=batch, requests=requests)
     filler.fill(runner, np.array([4, 3]))
@@ -249,13 +272,7 @@ def test_the_second_runner_s_steps_hold_what_the_first_one_s_hold(requests, prom
     lengths = np.array([min(prompt, len(ids)) for ids, _ in requests])
     strengths = [0.25 * (row + 1) for row in range(count)]
     first = StepFiller(StepBuffers([gate], 128, torch.device("cpu")), MARKER, OPEN)
-    batch = SimpleNamespace(
-        num_reqs=count,
-        req_ids=names,
-        token_ids_cpu=tokens,
-        num_computed_tokens_cpu=computed,
-        num_prompt_tokens=lengths,
-    )
+    batch = first_batch(names, tokens, computed, lengths)
     params = {name: asking(strength) for name, strength in zip(names, strengths, strict=True)}
     first.fill(
         SimpleNamespace(
@@ -271,24 +288,8 @@ def test_the_second_runner_s_steps_hold_what_the_first_one_s_hold(requests, prom
     for row, (ids, _) in enumerate(requests):
         new = SimpleNamespace(sampling_params=params[names[row]], prefill_token_ids=ids, prompt_len=int(lengths[row]))
         second.add(int(slots[row]), new)
-    ends = np.concatenate([[0], np.cumsum(scheduled)]).astype(np.int32)
-    places = np.concatenate([np.arange(c, c + s) for c, s in zip(computed, scheduled, strict=True)])
     second.step.strength.fill_(5.0)  # what an earlier, longer step left behind
-    second.fill(
-        SimpleNamespace(
-            num_reqs=count,
-            num_tokens=int(ends[-1]),
-            req_ids=names,
-            query_start_loc=torch.from_numpy(ends),
-            query_start_loc_np=ends,
-            idx_mapping=torch.from_numpy(slots),
-            idx_mapping_np=slots,
-            positions=torch.from_numpy(places),
-            num_computed_tokens_np=computed,
-            num_scheduled_tokens=scheduled,
-        ),
-        held,
-    )
+    second.fill(second_batch(names, slots, computed, scheduled), held)
     assert torch.equal(second.step.strength, first.step.strength)
     for filler in (first, second):
         filler.step.scores[0] = torch.arange(128.0)
@@ -475,33 +476,14 @@ def test_prompts_in_pieces_are_read_as_wholes(runner, data):
         going = data.draw(st.lists(st.sampled_from(going), min_size=1, unique=True))
         sizes = [data.draw(st.integers(1, min(10, len(chats[n]) - computed[n]))) for n in going]
         begins, scheduled = np.array([computed[n] for n in going]), np.array(sizes)
-        edges = np.concatenate([[0], np.cumsum(scheduled)]).astype(np.int32)
-        places = np.concatenate([np.arange(b, b + s) for b, s in zip(begins, scheduled, strict=True)])
         lengths = np.array([len(chats[n]) for n in going])
         if runner == "first":
-            batch = SimpleNamespace(
-                num_reqs=len(going),
-                req_ids=[names[n] for n in going],
-                token_ids_cpu=table[[n + 1 for n in going]].numpy(),
-                num_computed_tokens_cpu=begins,
-                num_prompt_tokens=lengths,
-            )
+            tokens = table[[n + 1 for n in going]].numpy()
+            batch = first_batch([names[n] for n in going], tokens, begins, lengths)
             requests = {name: SimpleNamespace(sampling_params=params) for name in names}
             filler.fill(SimpleNamespace(input_batch=batch, requests=requests), scheduled)
         else:
-            rows = np.array([n + 1 for n in going])
-            batch = SimpleNamespace(
-                num_reqs=len(going),
-                num_tokens=int(edges[-1]),
-                req_ids=[names[n] for n in going],
-                query_start_loc=torch.from_numpy(edges),
-                query_start_loc_np=edges,
-                idx_mapping=torch.from_numpy(rows),
-                idx_mapping_np=rows,
-                positions=torch.from_numpy(places),
-                num_computed_tokens_np=begins,
-                num_scheduled_tokens=scheduled,
-            )
+            batch = second_batch([names[n] for n in going], np.array([n + 1 for n in going]), begins, scheduled)
             filler.fill(batch, table)
         for layer in (0, 2):
             parts = [streams[layer][n][computed[n] : computed[n] + s] for n, s in zip(going, sizes, strict=True)]
@@ -534,13 +516,7 @@ def test_what_pads_a_captured_step_reaches_nothing():
     filler, tokens = StepFiller(step, MARKER, OPEN), np.array([[1, 3, 4, 2, 6, 7, 8, 2, 2]])
     requests = {"a": SimpleNamespace(sampling_params=asking(1.0))}
     for begin, size in ((0, 7), (7, 1), (8, 1)):
-        batch = SimpleNamespace(
-            num_reqs=1,
-            req_ids=["a"],
-            token_ids_cpu=tokens,
-            num_computed_tokens_cpu=np.array([begin]),
-            num_prompt_tokens=np.array([7]),
-        )
+        batch = first_batch(["a"], tokens, np.array([begin]), np.array([7]))
         filler.fill(SimpleNamespace(input_batch=batch, requests=requests), np.array([size]))
         padded = torch.cat([torch.randn(size, 6), torch.full((3, 6), torch.nan)])
         assert all(layers[n](padded, None)[:size].isfinite().all() for n in (0, 2))

@@ -41,9 +41,8 @@ def score_prompts(
     """
     layers = sorted({layer for push in steering.pushes for layer in push.gate.w})
     sequences = ChatTemplate(tokenizer).render_all(prompts, context_length(model))
-    spans = None
-    if steering.reads_prompt_end and steering.prompt_end is not None:
-        spans = [steering.prompt_end.span(tokens, len(steering.reply_start)) for tokens in sequences]
+    end, kept_back = steering.prompt_end, len(steering.reply_start)
+    spans = None if end is None else [end.span(tokens, kept_back) for tokens in sequences]
     streams = read_residual_stream(
         model, find_decoder(model), sequences, layers, report, spans=spans, description="Reading the gates"
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from alphasteer.errors import ModelError, PromptError
@@ -22,7 +23,6 @@ class ChatTemplate:
         reply_start: the token ids at the end of every rendered prompt, after which the reply's first token is
             predicted: the generation prompt, or the end of the user's turn where a template has none. The last
             of them is the *reply start* position.
-        prompt_end: where the last words of a user's turn stand; None where the template opens no such turn alike.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -38,7 +38,6 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self.reply_start = self._find_reply_start()
-        self.prompt_end = self._find_prompt_end()
 
     def render(self, prompt: Prompt) -> list[int]:
         """The token ids of one prompt, with the generation prompt at the end."""
@@ -95,8 +94,12 @@ class ChatTemplate:
             raise ModelError("This chat template's prompts have no common end; add a generation prompt to it.")
         return tuple(prompts[0][-length:])
 
-    def _find_prompt_end(self) -> PromptEnd | None:
-        """What stands before the user's words in a chat's first turn and in later ones alike, and what after them."""
+    @cached_property
+    def prompt_end(self) -> PromptEnd | None:
+        """Where the last of a user's words stand: what is before them in a chat's first turn and in later ones alike.
+
+        None where the template opens no such turn alike, or takes one turn alone.
+        """
         from jinja2 import TemplateError
 
         def user(text: str) -> dict[str, str]:

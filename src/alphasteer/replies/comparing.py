@@ -61,15 +61,14 @@ def compare_replies(
         missing = [arm for arm in arms if not known(arm, batch)]
         if not missing:
             continue
-        chosen, readers = [sequences[i] for i in batch], [arms[arm] for arm in missing]
         prompts = PrefilledPrompts(
             model,
             tokenizer,
-            chosen,
+            [sequences[i] for i in batch],
             reply_start,
             LogReporter(),
             reuse=reuse,
-            readers=[steering for steering in readers if steering is not None],
+            readers=[given for arm in missing if (given := arms[arm]) is not None],
         )
         for arm, steering in sorted(arms.items(), key=lambda item: item[1] is not None):
             if arm not in missing and (onlooker is None or steering is not None):

@@ -182,10 +182,7 @@ class Attached:
     def _read(self, forward: _Forward, index: int, item: Push, layer: int, hidden: Tensor) -> None:
         gate = item.gate
         w = self._vector(gate.w[layer], hidden)[..., : hidden.shape[-1]]
-        reads = read_out(hidden[forward.at(hidden.device)], w, gate.normalised)
-        if index in forward.reads:
-            reads = reads + forward.reads[index].to(reads.device)
-        forward.reads[index] = reads
+        reads = _summed(forward.reads, index, read_out(hidden[forward.at(hidden.device)], w, gate.normalised))
         if layer == gate.layer:
             if index in self._prompts:
                 reads = reads + self._prompt_means(forward, index).to(reads.device)
@@ -194,10 +191,8 @@ class Attached:
 
     def _read_tokens(self, forward: _Forward, index: int, item: Push, layer: int, hidden: Tensor) -> None:
         """What the gate reads of every token, for the mean over the prompt's end."""
-        reads = read_out(hidden.detach(), self._vector(item.gate.w[layer], hidden)[..., hidden.shape[-1] :])
-        if index in forward.token_reads:
-            reads = reads + forward.token_reads[index].to(reads.device)
-        forward.token_reads[index] = reads
+        w = self._vector(item.gate.w[layer], hidden)[..., hidden.shape[-1] :]
+        _summed(forward.token_reads, index, read_out(hidden.detach(), w))
 
     def _prompt_means(self, forward: _Forward, index: int) -> Tensor:
         reads, new = forward.token_reads[index], forward.tokens
@@ -232,6 +227,14 @@ class Attached:
         if key not in self._vectors:
             self._vectors[key] = vector.to(hidden.device, torch.float32)
         return self._vectors[key]
+
+
+def _summed(sums: dict[int, Tensor], index: int, reads: Tensor) -> Tensor:
+    """Add one layer's reads to those of the layers below."""
+    if index in sums:
+        reads = reads + sums[index].to(reads.device)
+    sums[index] = reads
+    return reads
 
 
 def _outside_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:

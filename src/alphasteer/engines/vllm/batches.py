@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphasteer.engines.vllm.layers import StepBuffers
 from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, StepTokens
-from alphasteer.engines.vllm.reply_starts import reply_starts
+from alphasteer.engines.vllm.reply_starts import reply_starts, step_places
 from alphasteer.engines.vllm.requests import strength_of
 from alphasteer.engines.vllm.settings import ServingConfig
 
@@ -106,13 +106,12 @@ class StepFiller(Filler):
         starts: Any,
     ) -> None:
         slots = self._slots_of(batch.req_ids[: len(scheduled)], requests, ends.slots)
-        rows = np.repeat(np.arange(len(scheduled)), scheduled)
-        first = np.cumsum(scheduled) - scheduled
-        each = (slots, first, computed, computed + scheduled)
-        slot, first, begin, end = (torch.from_numpy(np.asarray(values, dtype=np.int64)[rows]) for values in each)
-        place = begin + torch.arange(len(rows)) - first
+        rows, places = step_places(computed, scheduled)
+        by_request = (slots, np.cumsum(scheduled) - scheduled, computed, computed + scheduled)
+        each = (rows, places, *(np.asarray(values)[rows] for values in by_request))
+        row, place, slot, first, begin, end = (torch.from_numpy(values.astype(np.int64)) for values in each)
         found = torch.from_numpy(starts.nonzero()[0])
-        step = StepTokens(torch.from_numpy(rows), slot, place, first, begin, end)
+        step = StepTokens(row, slot, place, first, begin, end)
         ends.fill(torch.from_numpy(batch.token_ids_cpu), step, found, torch.ones(len(found), dtype=torch.bool))
 
     def _slots_of(self, names: Sequence[str], requests: Mapping[str, Any], count: int) -> list[int]:

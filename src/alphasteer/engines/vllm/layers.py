@@ -121,7 +121,7 @@ def steer_layers(
         raise SteeringError(f"This steering reaches layer {steering.layers[-1]}, and the model has {len(layers)}.")
     device = next(model.parameters()).device
     gates, ends = [item.gate for item in steering.pushes], None
-    if steering.reads_prompt_end and steering.prompt_end is not None:
+    if steering.prompt_end is not None:
         read_outs, marker = [gate.read_outs for gate in gates], steering.reply_start
         sizes = (len(marker), period(marker), most_tokens, slots)
         ends = PromptEndBuffers(read_outs, steering.prompt_end, *sizes, device)

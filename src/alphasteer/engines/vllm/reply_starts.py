@@ -1,9 +1,21 @@
-"""Which of many requests' tokens are reply starts."""
+"""Where a step's tokens stand in their requests, and which of them are reply starts."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+
+def step_places(computed: Any, scheduled: Any) -> tuple[Any, Any]:
+    """Of each of a step's tokens its request's row and its place there, both of shape (sum of ``scheduled``,).
+
+    Args:
+        computed: how many of each request's tokens earlier steps ran, of shape (requests,).
+        scheduled: how many this step runs, of shape (requests,).
+    """
+    rows = np.repeat(np.arange(len(scheduled)), scheduled)
+    first = np.cumsum(scheduled) - scheduled
+    return rows, np.arange(len(rows)) + (computed - first)[rows]
 
 
 def reply_starts(tokens: Any, computed: Any, scheduled: Any, marker: Sequence[int]) -> Any:
@@ -15,9 +27,7 @@ def reply_starts(tokens: Any, computed: Any, scheduled: Any, marker: Sequence[in
         scheduled: how many this step runs, of shape (requests,).
         marker: the reply start's token ids.
     """
-    rows = np.repeat(np.arange(len(scheduled)), scheduled)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(scheduled) - scheduled, scheduled)
-    places = computed[rows] + within
+    rows, places = step_places(computed, scheduled)
     found = places >= len(marker) - 1
     for back, token in enumerate(reversed(marker)):
         found &= tokens[rows, np.maximum(places - back, 0)] == token

@@ -50,17 +50,17 @@ class SecondStepFiller(Filler):
         requests = torch.searchsorted(batch.query_start_loc[1 : batch.num_reqs + 1], at, right=True)
         slots, places = batch.idx_mapping[requests].long(), batch.positions[:count]
         before = places[:, None] - self._back
-        found = (tokens[slots[:, None], before.clamp_min(0)] == self._backwards) & (before >= 0)
+        found = ((tokens[slots[:, None], before.clamp_min(0)] == self._backwards) & (before >= 0)).all(-1)
         self.step.strength.zero_()
-        self.step.strength[:count] = self._strengths[slots] * found.all(-1)
+        self.step.strength[:count] = self._strengths[slots] * found
         if self.step.ends is not None:
             ends = batch.query_start_loc[1 : batch.num_reqs + 1][requests].long()
             first = batch.query_start_loc[: batch.num_reqs][requests].long()
             begin = places[first].long()
             where = StepTokens(slots, slots, places.long(), first, begin, begin + ends - first)
             # Those that are none stand behind: how many there are is known on the device only.
-            starts = found.all(-1).long().argsort(descending=True, stable=True)[: len(self.step.ends.starts)]
-            self.step.ends.fill(tokens, where, starts, found.all(-1)[starts])
+            starts = found.long().argsort(descending=True, stable=True)[: len(self.step.ends.starts)]
+            self.step.ends.fill(tokens, where, starts, found[starts])
         self.note(self._replies(batch))
 
     def _replies(self, batch: Any) -> dict[str, int]:

@@ -75,7 +75,7 @@ def preprocess_add_request(original: Callable[..., Any], core: Any, request: Any
     steering, config = _artefact_of(core)
     request.cache_salt = salted(request.cache_salt, request.sampling_params, config)
     prepared = original(core, request)
-    if steering.reads_prompt_end and steering.prompt_end is not None:
+    if steering.prompt_end is not None:
         marker = steering.reply_start
         setattr(prepared[0], ENDS, (marker, reach(steering.prompt_end, len(marker))))
     return prepared
