@@ -73,7 +73,7 @@ def save_steering(source, folder, *, wrong=0.0, seed=0, prompt_end=False):
 
     template, width = ChatTemplate(tokenizer), decoder.hidden_size
     low, high = max(1, depth // 4), depth // 2
-    streams = 0.01 if depth > 8 else 1.0  # a real model's stream is long, a random one's is not
+    streams = 0.01 if depth > 8 else 0.02  # reads of order one, so that gates stand between shut and open
     pushes = [
         Push(Gate(vectors((low, high), streams), -3.0, 1.0), vectors(range(high, depth - 1), 2.5)),
         Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), 1.0), 0.5),
