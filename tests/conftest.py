@@ -7,6 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from alphasteer.learning.readings import Activations, Examined
 from alphasteer.models import find_decoder, fingerprint, load_model
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.reporting import LogReporter
@@ -110,6 +111,21 @@ def hand_made(model, marker, *, positions="reply_start", strength=1.0, threshold
     else:
         pushes = (Push(Gate({1: vector()}, threshold, ceiling), {n: vector() * 3 for n in (1, 2, 3)}, strength),)
     return Steering(pushes, tuple(marker), positions)
+
+
+def two_sorts(count, seed):
+    """Malicious prompts of two sorts that lie far apart, both in one source; benign ones around zero."""
+    generator = torch.Generator().manual_seed(seed)
+    malicious = torch.randn(2 * count, 12, generator=generator)
+    malicious[:count, 0] += 12
+    malicious[count:, 1] += 12
+    benign = torch.randn(400, 12, generator=generator)
+    held_out = torch.randn(400, 12, generator=generator)
+
+    def one(fit, held_out):
+        return Activations({3: fit}, {3: held_out})
+
+    return Examined({"b": one(benign, held_out)}, {"m": one(malicious, malicious)})
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -29,6 +29,18 @@ def test_half_stay_alone_and_the_rest_stand_in_chats_of_the_split():
     assert not texts & {turn["content"] for turns in starter_contexts("validation") for turn in turns}
 
 
+def test_the_other_half_stands_in_chats_where_the_first_stays_alone():
+    first, other = (in_contexts(template(), 0, other_half=half)(PROMPTS, "fit") for half in (False, True))
+    assert all((len(a.messages) > 1) != (len(b.messages) > 1) for a, b in zip(first, other, strict=True))
+    before = [prompt.messages[:-1] for prompt in other]
+    assert {tuple(turn["role"] for turn in turns) for turns in before} == {
+        (),
+        ("system",),
+        ("user", "assistant"),
+        ("system", "user", "assistant"),
+    }
+
+
 def test_adding_prompts_moves_no_other_one_and_a_seed_draws_anew():
     place = in_contexts(template(), 0)
     whole, part = place(PROMPTS, "fit"), place(PROMPTS.where(lambda prompt: "7" in prompt.text), "fit")

@@ -58,14 +58,28 @@ def test_gates_of_several_read_outs_come_back_and_are_not_taken_for_others(steer
     assert torch.equal(again.pushes[0].gate.w[1], torch.stack([w, 2 * w]))
     assert again.pushes[0].gate.read_outs == 2
     assert again.digest == two.digest
-    assert len({two.digest, gated(w).digest, gated(torch.stack([2 * w, w])).digest}) == 3
+    others = [gated(rows).digest for rows in (w, torch.stack([2 * w, w]), torch.stack([w, 2 * w])[:, None])]
+    assert len({two.digest, *others}) == 4
 
 
-def test_a_file_of_the_first_version_is_still_read(steering, folder):
+def test_several_gates_in_one_come_back(steering, tmp_path):
+    push = steering.pushes[0]
+    rows = torch.stack([push.gate.w[1], 2 * push.gate.w[1]]).expand(3, 2, -1)
+    three = Steering((Push(Gate({1: rows}, 0.25, 0.75), push.directions),), (5,))
+    three.save_pretrained(tmp_path)
+    again = Steering.from_pretrained(tmp_path)
+    gate = again.pushes[0].gate
+    assert torch.equal(gate.w[1], rows)
+    assert (gate.gates, gate.read_outs) == (3, 6)
+    assert again.digest == three.digest
+
+
+@pytest.mark.parametrize(("version", "operation"), [(1, "sum"), (2, "max sum")])
+def test_a_file_of_an_earlier_version_is_still_read(steering, folder, version, operation):
     path = folder / "steering.json"
     content = json.loads(path.read_text())
-    content["version"] = 1
-    content["operation"] = content["operation"].replace("max sum", "sum")
+    content["version"] = version
+    content["operation"] = content["operation"].replace("mean max sum", operation)
     path.write_text(json.dumps(content))
     assert Steering.from_pretrained(folder).digest == steering.digest
 

@@ -6,6 +6,7 @@ from conftest import tiny_model
 
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Gate, Push, Steering
+from alphasteer.steering.formula import gate_score
 
 IDS = torch.tensor([[20, 21, 5, 6, 7]])
 
@@ -49,6 +50,26 @@ def test_of_several_read_outs_the_largest_sum_decides():
     (reading,) = attached.last_gates
     torch.testing.assert_close(reading.scores, score, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(reading.values, (score - low) / (high - low), rtol=1e-3, atol=1e-3)
+
+
+def test_several_gates_in_one_score_the_mean_of_what_each_alone_would():
+    model, draw = tiny_model("Llama"), torch.Generator().manual_seed(0)
+    w = {layer: torch.randn(3, 2, 32, generator=draw) for layer in (0, 2)}
+    r = {3: torch.zeros(32)}
+    gates = [Gate({layer: rows[n] for layer, rows in w.items()}, -50.0, 50.0) for n in range(3)]
+    alone = Steering(tuple(Push(gate, r) for gate in gates), (5, 6, 7))
+    together = Steering((Push(Gate(w, -50.0, 50.0), r),), (5, 6, 7))
+    ids, scores = torch.tensor([[20, 21, 5, 6, 7], [33, 9, 5, 6, 7], [2, 3, 5, 6, 7]]), []
+    for steering in (alone, together):
+        with steering.attach(model) as attached, torch.inference_mode():
+            model(ids)
+        scores.append(torch.stack([reading.scores for reading in attached.last_gates]))
+    each, (mean,) = scores
+    assert {int(each[:, row].argmax()) for row in range(3)} != {0}, "not one gate alone decides"
+    torch.testing.assert_close(mean, each.mean(0), rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        streams = dict(enumerate(stream[:, -1] for stream in model(ids, output_hidden_states=True).hidden_states))
+    torch.testing.assert_close(gate_score(streams, w), mean, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_below_the_highest_read_cannot_be_pushed():

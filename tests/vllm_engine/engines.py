@@ -61,7 +61,7 @@ def save_steering(source, folder, *, wrong=0.0, seed=0, prompt_end=False):
     Args:
         wrong: by how much the stored self-test is off.
         seed: draws the vectors.
-        prompt_end: a third gate reads the prompt's end.
+        prompt_end: a third one, two gates of two read-outs in one, reads the prompt's end.
     """
     model, tokenizer = load_model(source, device="cpu")
     decoder = find_decoder(model)
@@ -79,7 +79,7 @@ def save_steering(source, folder, *, wrong=0.0, seed=0, prompt_end=False):
         Push(Gate(vectors((low,), 0.1), -4.0, 4.0, normalised=True), vectors((depth - 1,), 1.0), 0.5),
     ]
     if prompt_end:
-        pushes.append(Push(Gate(vectors((low, high), streams, 2, 2 * width), -3.0, 3.0), vectors((depth - 2,), 1.5)))
+        pushes.append(Push(Gate(vectors((low, high), streams, 2, 2, 2 * width), -3.0, 3.0), vectors((depth - 2,), 1.5)))
     steering = Steering(
         tuple(pushes),
         template.reply_start,

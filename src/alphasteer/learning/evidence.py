@@ -107,16 +107,21 @@ class Evidence:
         return self._examined(self._sides, "")
 
     @cached_property
-    def in_chats(self) -> Examined | None:
-        """The same, half of the prompts in chats, held-out ones in others (``in_contexts``); None if all stay alone."""
-        place = in_contexts(self.template, self.settings.seed, context_length(self.model))
-        placed = [
-            [replace(s, fit=place(s.fit, "fit"), held_out=place(s.held_out, "validation")) for s in side]
-            for side in self._sides
-        ]
-        if [[s.fit for s in side] for side in placed] == [[s.fit for s in side] for side in self._sides]:
-            return None
-        return self._examined(placed, ", in chats")
+    def in_chats(self) -> tuple[Examined, ...]:
+        """The same, half of the prompts in chats, held-out ones in others, and the other half (``in_contexts``).
+
+        Nothing if no prompt can be put into a chat.
+        """
+        found, alone, longest = [], [[s.fit for s in side] for side in self._sides], context_length(self.model)
+        for other_half, how in ((False, ", in chats"), (True, ", others in chats")):
+            place = in_contexts(self.template, self.settings.seed, longest, other_half=other_half)
+            placed = [
+                [replace(s, fit=place(s.fit, "fit"), held_out=place(s.held_out, "validation")) for s in side]
+                for side in self._sides
+            ]
+            if [[s.fit for s in side] for side in placed] != alone:
+                found.append(self._examined(placed, how))
+        return tuple(found)
 
     @property
     def _sides(self) -> Sequence[Sequence[Source]]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from alphasteer.learning.calibration import Calibration
-from alphasteer.learning.gate_choice import ChosenGate, GateCandidate, best_by_layer
+from alphasteer.learning.gate_choice import GateCandidate, best_by_layer
+from alphasteer.learning.joint_gate import ChosenGate
 from alphasteer.prompts import ChatTemplate
 from alphasteer.steering import Gate, Push, Steering
 

@@ -6,18 +6,8 @@ from itertools import chain
 
 from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.gate_choice import (
-    OPENS,
-    ChosenGate,
-    GateCandidate,
-    calibrated,
-    combine_layers,
-    fit_candidates,
-    join,
-    mean_gate,
-    mean_read_out,
-    unseen_budget,
-)
+from alphasteer.learning.gate_choice import GateCandidate, combine_layers, fit_candidates, mean_read_out
+from alphasteer.learning.joint_gate import OPENS, ChosenGate, calibrated, join, unseen_budget
 from alphasteer.learning.kinds import by_kind
 from alphasteer.learning.paper import choose_paper_push
 from alphasteer.learning.readings import Examined
@@ -58,10 +48,9 @@ class Fit:
         paper = settings.preset == "paper"
         placed = {"": evidence.examined}
         if settings.contexts and not paper:
-            if evidence.in_chats is None:
+            placed |= zip((" in chats", ", others in chats"), evidence.in_chats, strict=False)
+            if not evidence.in_chats:
                 self.report.say("No prompt can be put into another chat: the gate is learned from prompts as they are.")
-            else:
-                placed[" in chats"] = evidence.in_chats
         views = {name: view for how, examined in placed.items() for name, view in self._views(examined, how).items()}
         fitted = {name: self._single_gates(view.examined, name) for name, view in views.items()}
         decision = None if paper else self._decision(placed, views, fitted)
@@ -105,7 +94,7 @@ class Fit:
         fitted: Mapping[str, Sequence[Drawn]],
     ) -> tuple[ChosenGate, Calibration]:
         """The one gate, which is the mean of those learned from each view, and its operating point."""
-        budget, gates = unseen_budget(self.settings.benign_budget, self.known), []
+        budget, chosen = unseen_budget(self.settings.benign_budget, self.known), []
         if budget > self.settings.benign_budget:
             self.report.say(
                 f"Only {self.known} benign prompts to fit on: of kinds left out, {budget:.1%} may open the gate "
@@ -113,11 +102,11 @@ class Fit:
             )
         for name, view in views.items():
             best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[name]]
-            gates.append(join(best, budget, view.examined.malicious).widened(view.before, view.after))
-        gate, lowest = mean_gate(gates), OPENS
+            chosen.append([read_out.widened(view.before, view.after) for read_out in best])
         alone, *in_chats = placed.values()
+        gate, lowest = join(chosen, budget, alone.malicious), OPENS
         for examined in in_chats:
-            lowest = calibrated(gate, examined, self.settings).threshold
+            lowest = calibrated(gate, examined, self.settings, lowest).threshold
         calibration = calibrated(gate, alone, self.settings, lowest)
         self.report.say(
             f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "

@@ -7,7 +7,8 @@ from typing import Any
 
 from alphasteer.learning.calibration import METHOD, Calibration
 from alphasteer.learning.evidence import Evidence
-from alphasteer.learning.gate_choice import ChosenGate, GateCandidate, best_by_layer
+from alphasteer.learning.gate_choice import GateCandidate, best_by_layer
+from alphasteer.learning.joint_gate import ChosenGate
 from alphasteer.learning.push_choice import Trial
 from alphasteer.learning.selection import Selected
 from alphasteer.learning.settings import FitSettings

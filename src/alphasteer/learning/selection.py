@@ -12,7 +12,7 @@ from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.examples import Source
 from alphasteer.learning.forms import between, one_gate
-from alphasteer.learning.gate_choice import ChosenGate
+from alphasteer.learning.joint_gate import ChosenGate
 from alphasteer.learning.push_choice import FINALISTS, Trial, choose_push, third_above
 from alphasteer.learning.push_probes import Divergence, Surprise
 from alphasteer.learning.push_search import PushSpace, different_windows, search_pushes

@@ -22,11 +22,9 @@ class FitSettings(BaseModel):
     preset: Preset = Field("default", description="default: one gate drives many layers; paper: a gate per layer.")
     starter: bool = Field(True, description="The starter prompts join the given ones, on both sides.")
     contexts: bool = Field(
-        True, description="The gate is the mean of one learned from prompts alone and one with half of them in chats."
+        True, description="It is learned with half of the prompts in chats, and with the other half, too."
     )
-    prompt_end: bool = Field(
-        False, description="It reads the prompt's last tokens beside the reply start, as the mean of a gate of each."
-    )
+    prompt_end: bool = Field(True, description="It reads the prompt's last tokens too, not the reply start alone.")
     limit: int | None = Field(None, ge=2, description="At most this many prompts of each source, drawn by the seed.")
     characters: int = Field(500_000, ge=1, description="At most so much text of each source, drawn by the seed.")
     held_out: float = Field(

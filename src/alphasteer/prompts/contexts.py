@@ -12,12 +12,17 @@ Place = Callable[[PromptSet, str], PromptSet]
 """Puts the prompts of a set into the contexts of a split."""
 
 
-def in_contexts(template: ChatTemplate, seed: int, most_tokens: int | None = None) -> Place:
+def in_contexts(
+    template: ChatTemplate, seed: int, most_tokens: int | None = None, *, other_half: bool = False
+) -> Place:
     """Half of the prompts stay alone, a quarter follows a system prompt, a quarter an exchange, half of these both.
 
     Each prompt's context is drawn by a digest of its text and the seed, so that adding prompts changes no other one.
     Chats that come with turns of their own stay as they are, and so does all where a template takes no system prompt
     but for the exchanges. A prompt whose chat would be longer than ``most_tokens`` stays alone.
+
+    Args:
+        other_half: put into chats those that stay alone without it, and the others alone.
     """
     takes_system = template.takes_system()
 
@@ -30,8 +35,9 @@ def in_contexts(template: ChatTemplate, seed: int, most_tokens: int | None = Non
             if len(prompt.messages) > 1:
                 return prompt
             draw = hashlib.sha256(f"{seed}:{prompt.key}".encode()).digest()
-            system = _drawn(systems, draw[1]) if draw[0] % 4 == 1 or draw[0] % 8 == 2 else ()
-            exchange = _drawn(exchanges, draw[2]) if draw[0] % 4 == 2 else ()
+            turn = draw[0] + 2 * other_half
+            system = _drawn(systems, draw[1]) if turn % 4 == 1 or turn % 8 == 2 else ()
+            exchange = _drawn(exchanges, draw[2]) if turn % 4 == 2 else ()
             if not system and not exchange:
                 return prompt
             chat = replace(prompt, messages=(*system, *exchange, *prompt.messages))

@@ -186,7 +186,7 @@ class Attached:
         if layer == gate.layer:
             if index in self._prompts:
                 reads = reads + self._prompt_means(forward, index).to(reads.device)
-            score = forward.scores[index] = loudest(reads)
+            score = forward.scores[index] = loudest(reads, gate.gates)
             forward.gates[index] = gate_value(score, gate.threshold, gate.ceiling)
 
     def _read_tokens(self, forward: _Forward, index: int, item: Push, layer: int, hidden: Tensor) -> None:

@@ -20,13 +20,15 @@ from alphasteer.steering.card import model_card
 from alphasteer.steering.steering import Gate, Positions, Push, Steering
 
 FORMAT_VERSION = 3
-"""1: a gate has one read-out a layer; 2: it may have several, of which the largest decides; 3: it may read means."""
+"""1: a gate has one read-out a layer; 2: it may have several, of which the largest decides; 3: it may be several gates,
+whose mean decides, and may read means."""
 JSON_NAME, TENSORS_NAME, CARD_NAME = "steering.json", "steering.safetensors", "README.md"
 
 
 class PushEntry(BaseModel):
-    """One push as the file states it: ``push.N.gate.LAYER``, (d,) or (k, d), and ``push.N.direction.LAYER``, (d,).
+    """One push as the file states it: ``push.N.gate.LAYER`` and ``push.N.direction.LAYER``, the latter of shape (d,).
 
+    A gate's are of shape (d,), (k, d) or (g, k, d): of k read-outs the largest counts, of g gates the mean.
     Where a gate reads the prompt's end too, the first d of its 2 d columns are for the stream at the reply start.
     """
 
@@ -49,9 +51,10 @@ class SteeringFile(BaseModel):
     format: Literal["alphasteer"]
     version: int
     operation: Literal[
+        "h + strength * clip((mean max sum w.h - threshold) / (ceiling - threshold), 0, 1) * r",
         "h + strength * clip((max sum w.h - threshold) / (ceiling - threshold), 0, 1) * r",
         "h + strength * clip((sum w.h - threshold) / (ceiling - threshold), 0, 1) * r",
-    ] = "h + strength * clip((max sum w.h - threshold) / (ceiling - threshold), 0, 1) * r"
+    ] = "h + strength * clip((mean max sum w.h - threshold) / (ceiling - threshold), 0, 1) * r"
     hook_point: Literal["residual stream at the input of the decoder layer"] = (
         "residual stream at the input of the decoder layer"
     )

@@ -11,28 +11,38 @@ def read_out(hidden: Tensor, w: Tensor, normalised: bool = False) -> Tensor:
 
     Args:
         hidden: residual streams, of shape (..., d).
-        w: the gate's k read-outs at this layer, of shape (k, d), or (d,) for one.
+        w: the gate's k read-outs at this layer, of shape (k, d), or (d,) for one; or those of several gates in one, of
+            shape (g, k, d), which give (..., g k).
     """
     h = hidden.float()
     reads = h @ w.reshape(-1, w.shape[-1]).T
     return reads / h.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-12) if normalised else reads
 
 
-def loudest(reads: Tensor) -> Tensor:
-    """A gate's score: the largest of its read-outs, each summed over the layers; (..., k) to (...)."""
-    return reads.amax(-1)
+def loudest(reads: Tensor, gates: int = 1) -> Tensor:
+    """A gate's score: the largest of its read-outs, each summed over the layers; (..., k) to (...).
+
+    Of several gates in one, which have as many read-outs each, the mean of each one's largest; (..., g k) to (...).
+    """
+    return reads.reshape(*reads.shape[:-1], gates, -1).amax(-1).mean(-1)
+
+
+def gates_in(w: Tensor) -> int:
+    """How many gates there are in one: g, where w is of shape (g, k, d)."""
+    return w.shape[0] if w.ndim == 3 else 1
 
 
 def gate_score(streams: Mapping[int, Tensor], w: Mapping[int, Tensor], normalised: bool = False) -> Tensor:
-    """What a gate reads: the sum of w.h over its layers, of several read-outs the largest; of shape (n,).
+    """What a gate reads: the sum of w.h over its layers, of several read-outs the ``loudest``; of shape (n,).
 
     Args:
         streams: residual streams by layer, each of shape (n, d): at the reply start; or (n, 2 d): beside it their
             means over the prompt, which a gate of width d does not read.
-        w: the gate's read-outs by layer, each of shape (k, d) or (k, 2 d), or without the k for one.
+        w: the gate's read-outs by layer, each of shape (g, k, d) or (g, k, 2 d), without the g for one gate, and
+            without the k for one read-out.
     """
     reads = [read_out(streams[layer][..., : rows.shape[-1]], rows, normalised) for layer, rows in w.items()]
-    return loudest(torch.stack(reads).sum(0))
+    return loudest(torch.stack(reads).sum(0), gates_in(next(iter(w.values()))))
 
 
 def gate_value(score: Tensor, threshold: float | None, ceiling: float | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from alphasteer.errors import SteeringError
 from alphasteer.models import Fingerprint
 from alphasteer.prompts import PromptEnd
+from alphasteer.steering.formula import gates_in
 
 if TYPE_CHECKING:
     from alphasteer.steering.attach import Attached
@@ -26,8 +27,9 @@ class Gate:
     Attributes:
         w: by layer (of that decoder layer's input) one read-out, float32 of shape (d,), or k of them, of shape (k, d),
             each for another kind of malicious prompts; zeros where one does not read a layer. Each is summed over the
-            layers, and the largest sum is the gate's score. Of width 2 d they read, beside the stream at the reply
-            start, its mean over the prompt's end (see ``prompts.PromptEnd``).
+            layers, and the largest sum is the gate's score. Of shape (g, k, d) they are g gates in one, whose score is
+            the mean of theirs. Of width 2 d they read, beside the stream at the reply start, its mean over the prompt's
+            end (see ``prompts.PromptEnd``).
         threshold: the score up to which nothing is pushed; None for the paper's linear gate.
         ceiling: the score from which the push is full; None for the paper's linear gate.
         normalised: it reads h divided by its root mean square, so that its score is a cosine up to a factor.
@@ -41,8 +43,10 @@ class Gate:
     def __post_init__(self) -> None:
         if not self.w:
             raise SteeringError("A gate needs at least one layer to read.")
-        if len({w.shape for w in self.w.values()}) != 1 or next(iter(self.w.values())).ndim not in (1, 2):
-            raise SteeringError("A gate's read-outs must be of one shape, (width,) or (k, width), at all its layers.")
+        if len({w.shape for w in self.w.values()}) != 1 or not 1 <= next(iter(self.w.values())).ndim <= 3:
+            raise SteeringError(
+                "A gate's read-outs must be of one shape, (width,), (k, width) or (g, k, width), at all its layers."
+            )
         if (self.threshold is None) != (self.ceiling is None):
             raise SteeringError("A gate has a threshold and a ceiling, or neither of them.")
         if self.threshold is not None and self.ceiling is not None and not self.threshold < self.ceiling:
@@ -65,9 +69,13 @@ class Gate:
 
     @property
     def read_outs(self) -> int:
-        """k, how many read-outs it has."""
-        w = next(iter(self.w.values()))
-        return 1 if w.ndim == 1 else len(w)
+        """k, how many read-outs it has; g k, where it is several gates in one."""
+        return next(iter(self.w.values())).shape[:-1].numel()
+
+    @property
+    def gates(self) -> int:
+        """g, how many gates are in it, whose mean it is."""
+        return gates_in(next(iter(self.w.values())))
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,7 @@ class Steering:
             parts.append(f"{gate.layers} {gate.threshold} {gate.ceiling} {push.strength} {sorted(push.directions)}")
             parts += ["normalised"] if gate.normalised else []
             parts += [f"{gate.read_outs} read-outs"] if gate.read_outs > 1 else []
+            parts += [f"{gate.gates} gates"] if gate.gates > 1 else []
         whole = hashlib.sha256("\n".join(parts).encode())
         for push in self.pushes:
             for vectors in (push.gate.w, push.directions):

@@ -95,7 +95,7 @@ class LayerSteering(nn.Module):
         step.reads[index, :count, : gate.read_outs] = reads
         if self.layer == gate.layer:
             reads = reads if ends is None else ends.with_means(index, reads)
-            score = loudest(reads)
+            score = loudest(reads, gate.gates)
             step.scores[index, :count] = score
             step.values[index, :count] = gate_value(score, gate.threshold, gate.ceiling) * step.strength[:count]
 

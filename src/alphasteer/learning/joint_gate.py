@@ -1,0 +1,149 @@
+"""The gate that decides: the mean of gates from several views, in units of the score where kinds not seen open it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alphasteer.learning.calibration import Calibration, calibrate
+from alphasteer.learning.crossing import Scores
+from alphasteer.learning.gate_choice import GateCandidate
+from alphasteer.learning.readings import Activations, ByLayer, Examined
+from alphasteer.learning.settings import FitSettings
+from alphasteer.steering.formula import gate_score
+
+SHARES = tuple(n / 10 for n in range(1, 10))
+"""Of two read-outs, the first may get these shares of the budget."""
+OPENS = 1.0
+"""The score from which benign prompts of kinds not seen go beyond their budget (see ``join``)."""
+KNOWN = 5_000
+"""A gate learned from fewer benign prompts gets as many times its budget for kinds left out as they are too few. The
+number lies between the two sizes that were measured, 875 and 8,800 (docs/frontier.md)."""
+MOST_UNSEEN = 0.1
+"""But not more than this: by then held-out prompts decide where the gate opens."""
+FAINTEST = 0.05
+"""A read-out whose benign prompts score even less than this opens here: malicious ones score 1 on average."""
+
+
+@dataclass(frozen=True)
+class ChosenGate:
+    """The gate that decides: the mean of several gates, of each of which its largest read-out counts.
+
+    Attributes:
+        w: the read-outs by layer, float32, of shape (g, k, d): k of each of g gates; in units of the score up to which
+            the budget keeps it shut on benign prompts of kinds that it has not seen.
+        read_outs: what they are made of.
+    """
+
+    w: ByLayer
+    read_outs: tuple[GateCandidate, ...]
+
+    @property
+    def layer(self) -> int:
+        """The highest layer that it reads."""
+        return max(self.w)
+
+    @property
+    def auc(self) -> float:
+        """The read-outs' areas, averaged."""
+        return sum(read_out.auc for read_out in self.read_outs) / len(self.read_outs)
+
+    @property
+    def partial_auc(self) -> float:
+        """The read-outs' partial areas, averaged."""
+        return sum(read_out.partial_auc for read_out in self.read_outs) / len(self.read_outs)
+
+
+def unseen_budget(budget: float, n: int) -> float:
+    """The share of benign prompts of kinds not seen that may open a gate learned from n benign prompts.
+
+    Read-outs of few prompts tell unseen kinds poorly apart, so that the budget itself would cost most refusals there,
+    while held-out prompts ask for far less (docs/frontier.md, "The starter prompts alone").
+    """
+    return max(budget, min(MOST_UNSEEN, budget * KNOWN / n))
+
+
+def beyond(scores: Scores, budget: float) -> float:
+    """The smallest score that at most the budget's share of these prompts exceed.
+
+    A source counts as the square root of its size, as in the fit.
+
+    Args:
+        scores: by source, of shape (n,).
+    """
+    values = torch.cat(list(scores.values())).double()
+    weights = torch.cat([torch.full((len(of),), len(of) ** -0.5, dtype=torch.float64) for of in scores.values()])
+    order = values.argsort(descending=True)
+    reached = weights[order].cumsum(0) / weights.sum()  # the share that scores this or more
+    return float(values[order][min(int((reached <= budget).sum()), len(values) - 1)])
+
+
+def join(views: Sequence[Sequence[GateCandidate]], budget: float, malicious: Mapping[str, Activations]) -> ChosenGate:
+    """One gate of the read-outs of several views: the mean of a gate of each, in which the largest read-out counts.
+
+    Every read-out is in units of the score that its share of the budget exceeds, and their mean gate in units of the
+    one that the budget exceeds: it opens at 1. The shares are measured on the fit's own benign prompts, each scored by
+    read-outs that have not seen its kind. Of two read-outs, the first gets, in every view, the share with which the
+    gate opens on most held-out malicious prompts, source by source alike; where several do, the most even one. What is
+    said of these prompts is thus the winner's own score.
+
+    Args:
+        views: the read-outs chosen for each kind of malicious prompts, from each view of the same prompts.
+        budget: share of benign prompts of kinds not seen that may open it (see ``unseen_budget``).
+        malicious: by source, with held-out activations.
+    """
+    firsts = sorted(SHARES, key=lambda share: abs(share - 0.5)) if any(len(v) > 1 for v in views) else [1.0]
+    gates = [_joined(views, budget, first) for first in firsts]
+
+    def opened(gate: ChosenGate) -> float:
+        held_out = [gate_score(a.held_out, gate.w) for a in malicious.values() if len(a.held_out[gate.layer])]
+        return sum(float((scores > OPENS).double().mean()) for scores in held_out)
+
+    return max(gates, key=opened)
+
+
+def _joined(views: Sequence[Sequence[GateCandidate]], budget: float, first: float) -> ChosenGate:
+    gates = []
+    for read_outs in views:
+        shares = [first, 1 - first] if len(read_outs) > 1 else [1.0]
+        units = [beyond(r.benign, budget * share) for r, share in zip(read_outs, shares, strict=True)]
+        gates.append([r.over(max(FAINTEST, unit)) for r, unit in zip(read_outs, units, strict=True)])
+    loudest = [{name: torch.stack([r.benign[name] for r in gate]).amax(0) for name in gate[0].benign} for gate in gates]
+    means = {name: torch.stack([scores[name] for scores in loudest]).mean(0) for name in loudest[0]}
+    unit = max(FAINTEST, beyond(means, budget))
+    w = {layer: rows / unit for layer, rows in _stacked(gates).items()}
+    return ChosenGate(w, tuple(read_out for gate in gates for read_out in gate))
+
+
+def _stacked(gates: Sequence[Sequence[GateCandidate]]) -> dict[int, Tensor]:
+    """By layer, of shape (g, k, d); where one gate has fewer read-outs than another, its first stands again."""
+    most = max(map(len, gates))
+    full = [[*gate, *[gate[0]] * (most - len(gate))] for gate in gates]
+    layers = sorted({layer for gate in gates for read_out in gate for layer in read_out.w})
+    nothing = torch.zeros_like(next(iter(gates[0][0].w.values())))
+    w = {n: torch.stack([torch.stack([r.w.get(n, nothing) for r in gate]) for gate in full]) for n in layers}
+    # Gates of one read-out are as linear as their mean.
+    return w if most > 1 else {n: rows.mean(0, keepdim=True) for n, rows in w.items()}
+
+
+def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings, lowest: float = OPENS) -> Calibration:
+    """Threshold and ceiling from held-out prompts; on the benign ones nothing was fitted and nothing chosen.
+
+    The threshold is never below ``lowest``: held-out prompts are of the fit's kinds, and speak for no others.
+
+    Raises:
+        LearningError: if there are too few for the budget.
+    """
+    benign, malicious = (
+        {name: gate_score(a.held_out, gate.w) for name, a in side.items() if len(a.held_out[gate.layer])}
+        for side in (examined.benign, examined.malicious)
+    )
+    return calibrate(
+        benign,
+        malicious,
+        budget=settings.benign_budget,
+        source_budget=settings.source_budget,
+        ceiling_quantile=settings.ceiling_quantile,
+        lowest=lowest,
+    )
