@@ -129,7 +129,7 @@ def test_few_prompts_or_a_hard_null_space_make_one_kind():
 def flat_read_out(layer, value, low, high):
     """One layer, one number: what a mean of such read-outs must be can be told at sight."""
     w = {layer: torch.full((4,), value)}
-    return GateCandidate(w, ((layer, 3.0, 0.1),), {"b": torch.tensor(low)}, {"m": torch.tensor(high)}, 0.5, 0.5)
+    return GateCandidate(w, ((layer, 3.0, 0.1),), {"b": torch.tensor(low)}, {"m": torch.tensor(high)}, 0.5)
 
 
 def test_the_mean_of_read_outs_scores_their_mean_and_is_judged_anew():

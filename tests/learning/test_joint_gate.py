@@ -18,7 +18,7 @@ from alphasteer.steering.formula import gate_score
 
 def read_out(w, benign, layer=1):
     """A read-out of which only its vector and what benign prompts score by its likes matter."""
-    return GateCandidate({layer: w}, ((layer, 3.0, 0.1),), benign, {"m": torch.ones(2)}, 0.5, 0.5)
+    return GateCandidate({layer: w}, ((layer, 3.0, 0.1),), benign, {"m": torch.ones(2)}, 0.5)
 
 
 def read_outs_of(examined):
@@ -126,7 +126,7 @@ def test_the_joint_gates_score_is_the_mean_of_each_views_largest_read_out(counts
     benign = {"b": torch.full((9,), 0.5)}  # every read-out's unit is 0.5, their mean's 1
     views = [
         [
-            GateCandidate({n: torch.randn(4, generator=draw) for n in (1, 2 + place)}, (), benign, {}, 0.0, 0.0)
+            GateCandidate({n: torch.randn(4, generator=draw) for n in (1, 2 + place)}, (), benign, {}, 0.0)
             for _ in range(count)
         ]
         for place, count in enumerate(counts)

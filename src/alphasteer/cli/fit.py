@@ -38,7 +38,7 @@ def command(
         bool | None, typer.Option(help="Gates are learned from prompts in chats too (they are by default).")
     ] = None,
     prompt_end: Annotated[
-        bool | None, typer.Option(help="The gate reads the prompt's last tokens too (it does not by default).")
+        bool | None, typer.Option(help="The gate reads the prompt's last tokens too (it does by default).")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many prompts of each source.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the samples (0).")] = None,

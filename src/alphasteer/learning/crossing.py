@@ -59,6 +59,7 @@ class LayerFit:
             ]
             for side, of in zip(self._sides, self._of, strict=True)
         ]
+        self._moments: dict[int | None, tuple[Moments, Moments]] = {}  # of both sides, by the fold left out
 
     def fit(self, solve: Solve) -> Crossed:
         """One read-out on everything and one without each fold."""
@@ -73,9 +74,12 @@ class LayerFit:
 
     def read_out(self, solve: Solve, without: int | None = None) -> Tensor:
         """One read-out, on everything or without one fold."""
-        benign, malicious = (
-            Moments.sum([m for n, m in enumerate(folds) if n != without and m is not None]) for folds in self._folds
-        )
+        if without not in self._moments:
+            benign, malicious = (
+                Moments.sum([m for n, m in enumerate(folds) if n != without and m is not None]) for folds in self._folds
+            )
+            self._moments[without] = benign, malicious
+        benign, malicious = self._moments[without]
         w = solve(benign, malicious)
         return (w / (w @ malicious.mean)).float()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -35,7 +35,6 @@ class GateCandidate:
         benign, malicious: by source, the fit's prompts' scores by read-outs that have not seen them.
         partial_auc: area under the ROC curve of these up to ``FALSE_OPENINGS``, standardized to 0.5 (chance) .. 1
             (McClish), averaged over pairs of a benign and a malicious source: a small source counts like a large one.
-        auc: the whole area, likewise averaged.
     """
 
     w: ByLayer
@@ -43,7 +42,11 @@ class GateCandidate:
     benign: Scores
     malicious: Scores
     partial_auc: float
-    auc: float
+
+    @cached_property
+    def auc(self) -> float:
+        """The whole area, likewise averaged."""
+        return mean_area(self.benign, self.malicious)
 
     @property
     def layer(self) -> int:
@@ -128,6 +131,4 @@ def _rank(candidate: GateCandidate) -> tuple[float, int, int]:
 def _judged(
     w: ByLayer, fits: tuple[tuple[int, float | None, float], ...], benign: Scores, malicious: Scores
 ) -> GateCandidate:
-    return GateCandidate(
-        w, fits, benign, malicious, mean_area(benign, malicious, FALSE_OPENINGS), mean_area(benign, malicious)
-    )
+    return GateCandidate(w, fits, benign, malicious, mean_area(benign, malicious, FALSE_OPENINGS))
