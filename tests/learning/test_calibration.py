@@ -33,10 +33,10 @@ def test_too_few_prompts_for_the_budget_give_the_largest_score():
     assert benign_threshold(torch.tensor([0.1, 0.3, 0.2]), 0.01) == pytest.approx(0.3)
 
 
-def test_ceiling_lies_above_the_threshold_even_where_nothing_separates():
+def test_ceiling_lies_a_fiftieth_of_the_spread_above_the_threshold_where_nothing_separates():
     same = torch.linspace(0, 1, 50)
     found = calibrate({"b": same}, {"m": same}, budget=0.02, ceiling_quantile=0.3)
-    assert found.ceiling > found.threshold
+    assert found.ceiling - found.threshold == pytest.approx(0.02 * float(same.std(unbiased=False)), rel=1e-6)
     assert found.opened["b"] <= 0.02
 
 

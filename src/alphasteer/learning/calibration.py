@@ -22,6 +22,10 @@ cost more than the budget says (of 60 prompts and 3 %, none could be beyond the 
 FEWEST_OPENING = 4
 """A malicious source has its say in the ceiling if so many of its held-out prompts open the gate."""
 
+LEAST_WAY = 0.02
+"""From the threshold to the ceiling it is at least this share of the malicious scores' standard deviation: a gate that
+is a step would make of rounding a whole push or none."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -92,7 +96,7 @@ def calibrate(
     The budget holds for the benign sources taken together, and ``source_budget``, if given, for each by itself that
     has prompts enough for it: then refusals can nowhere rise by more. The ceiling is the smallest of the malicious
     sources' quantiles of scores above the threshold, of sources with ``FEWEST_OPENING`` such prompts: of what opens the
-    gate, all but that share opens it fully. A little slope stays where that is close to the threshold.
+    gate, all but that share opens it fully; but no less than ``LEAST_WAY`` above the threshold.
 
     Args:
         benign: by source, held-out gate scores of shape (n,).
@@ -115,8 +119,7 @@ def calibrate(
     opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= FEWEST_OPENING]
     quantiles = [float(above.double().quantile(ceiling_quantile)) for above in opening]
     spread = float(high.double().std(unbiased=False))
-    # A ceiling close to the threshold would make the gate a step; a little slope keeps near misses gentle.
-    ceiling = max(min(quantiles, default=threshold), threshold + max(0.1 * spread, 1e-6))
+    ceiling = max(min(quantiles, default=threshold), threshold + max(LEAST_WAY * spread, 1e-6))
     opened = {name: float((s > threshold).double().mean()) for name, s in (*benign.items(), *malicious.items())}
     observed = float((low > threshold).double().mean())
     return Calibration(threshold, ceiling, opened, len(low), observed, area_under_roc(low, high), tuple(large))
