@@ -87,24 +87,23 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
         record: of a fit; see ``alphasteer inspect``.
     """
     figure, (left, right) = _axes((12, 4.2))
-    gates, chosen = record["gates"], record.get("gate", {})
+    chosen = record.get("gate", {})
     read_outs = chosen.get("read_outs", [chosen] if chosen else [])  # the paper's form chooses none
-    kinds = list(dict.fromkeys(gate["kind"] for gate in gates))
-    for number, kind in enumerate(kinds):
-        of_kind = [gate for gate in gates if gate["kind"] == kind]
-        layers = [gate["layer"] for gate in of_kind]
-        told, colour = f", kind {kind}" if len(kinds) > 1 else "", f"C{number}"
-        for key, name, style in (("auc", "AUC", ":"), ("partial_auc", "AUC up to 5 % false openings", "-")):
-            singles = [gate[key] for gate in of_kind]
-            left.plot(layers, singles, style, marker="o", markersize=3, color=colour, label=f"{name}{told}")
-            for read_out in read_outs[number : number + 1]:
-                left.plot(read_out["layers"], [read_out[key]] * len(read_out["layers"]), "x", color=colour)
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for gate in record["gates"]:
+        by_kind.setdefault(gate["kind"], []).append(gate)
+    for number, (kind, gates) in enumerate(by_kind.items()):
+        look = _look(kind)
+        layers, areas = [gate["layer"] for gate in gates], [gate["partial_auc"] for gate in gates]
+        read = read_outs[number]["layers"] if number < len(read_outs) else []
+        left.plot(layers, areas, markerfacecolor="none", label=f"kind {kind}", **look)
+        left.plot(layers, areas, markevery=[layer in read for layer in layers], **{**look, "linestyle": "none"})
     left.set(
-        title="One layer's gates on unseen kinds (x: chosen, their mean)",
+        title="One layer's gates on unseen kinds (filled: taken)",
         xlabel="layer",
-        ylabel="area under the ROC curve",
+        ylabel="area under the ROC curve up to 5 %",
     )
-    left.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    left.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     pushes = record["selection"]["searched"]
     points = np.array([[push["divergence"] or 0.0, push["surprise"]] for push in pushes])
     if len(points):
@@ -119,6 +118,17 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
         ylabel="surprise at own refusals, nats a token",
     )
     _save(figure, path)
+
+
+def _look(kind: str) -> dict[str, Any]:
+    """Colours tell kinds of malicious prompts, lines and markers in what they were seen."""
+    line = ":" if "others" in kind else "--" if "chats" in kind else "-"
+    return {
+        "color": f"C{int(kind[0]) - 1}",
+        "linestyle": line,
+        "marker": "^" if "end" in kind else "o",
+        "markersize": 5,
+    }
 
 
 def _axes(size: tuple[float, float], share: bool = False) -> tuple[Any, Sequence[Any]]:

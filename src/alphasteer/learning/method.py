@@ -109,8 +109,8 @@ class Fit:
             lowest = calibrated(gate, examined, self.settings, lowest).threshold
         calibration = calibrated(gate, alone, self.settings, lowest)
         self.report.say(
-            f"The gate reads layers {' and '.join(', '.join(map(str, sorted(r.w))) for r in gate.read_outs)} of "
-            f"{self.depth}: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts that "
-            f"it had not seen. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
+            f"The gate reads layers {', '.join(map(str, sorted(gate.w)))} of {self.depth} by {len(gate.read_outs)} "
+            f"read-outs: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts that they "
+            f"had not seen. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
         )
         return gate, calibration

@@ -51,7 +51,9 @@ class FitSettings(BaseModel):
     source_budget: float = Field(
         0.03, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
     )
-    ceiling_quantile: float = Field(0.05, gt=0, lt=1, description="Quantile of malicious scores where the push is full.")
+    ceiling_quantile: float = Field(
+        0.05, gt=0, lt=1, description="Quantile of malicious scores where the push is full."
+    )
     replies: int = Field(200, ge=8, description="About so many malicious requests are replied to for the contrast.")
     reply_tokens: int = Field(28, ge=4, description="Length of the short replies that are judged while fitting.")
     trials: int = Field(48, ge=0, description="Ways to push that the search tries; 0 leaves it out.")
