@@ -110,7 +110,7 @@ class Fit:
         calibration = calibrated(gate, alone, self.settings, lowest)
         self.report.say(
             f"The gate reads layers {', '.join(map(str, sorted(gate.w)))} of {self.depth} by {len(gate.read_outs)} "
-            f"read-outs: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts that they "
-            f"had not seen. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
+            f"read-outs: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts not seen "
+            f"before. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
         )
         return gate, calibration
