@@ -75,11 +75,17 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     if selection:
         since = " Its thresholds have been set anew since." if "held_for" in calibration else ""
         console.print(f"Why this push: {selection['reason']}{since}")
-    gates = record.get("gates", [])
+    kinds = list(dict.fromkeys(one["kind"] for one in record.get("gates", [])))
+    best: dict[str, dict[str, Any]] = {}
+    for one in sorted(record.get("gates", []), key=lambda one: -one["partial_auc"]):
+        best.setdefault(one["kind"], one)
+    read = [[r["layers"], r["auc"], r["partial_auc"]] for r in gate.get("read_outs", [])] or [
+        ["each pushed one", "", ""]
+    ]
     table(
-        "Gate quality on kinds of prompts it had not seen, by layer",
-        ["kind of malicious prompts", "layer", "mu", "alpha", "AUC", "partial AUC"],
-        [list(gate.values()) for gate in gates],
+        "Gate quality on kinds of prompts it had not seen: the best layer (all: selection.png), and what is read",
+        ["malicious prompts", "layer", "mu", "alpha", "AUC", "partial AUC", "layers read", "AUC", "partial AUC"],
+        [[*best[kind].values(), *taken] for kind, taken in zip(kinds, read, strict=False)],
     )
     opened = calibration.get("opened", {})
     table("Held-out prompts that open the gate", ["source", "share"], [[k, v] for k, v in opened.items()])
