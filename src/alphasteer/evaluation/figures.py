@@ -38,11 +38,7 @@ def gate_figure(
     if gate.threshold is not None and gate.ceiling is not None:
         left.axvline(gate.threshold, color="black", linestyle="--", linewidth=1, label="threshold: below, no push")
         left.axvline(gate.ceiling, color="black", linestyle=":", linewidth=1, label="ceiling: above, full push")
-    left.set(
-        title=f"The gate, reading layers {', '.join(map(str, gate.layers))}: held-out prompts",
-        xlabel="gate score w·h",
-        ylabel="density",
-    )
+    left.set(title="The gate on held-out prompts", xlabel="gate score w·h", ylabel="density")
     left.legend(fontsize=8)
     layers = sorted(gates)
     for name, by_layer in activations.items():
@@ -52,7 +48,11 @@ def gate_figure(
         right.fill_between(layers, low, high, color=_colour(name), alpha=0.15)
     for layer in gate.layers:
         right.axvline(layer, color="black", linewidth=1, alpha=0.3)
-    right.set(title="Gates of every layer: median and 10-90 %", xlabel="layer", ylabel="gate score w·h")
+    right.set(
+        title="One layer's gates: median and 10-90 % (lines: layers that the gate reads)",
+        xlabel="layer",
+        ylabel="gate score w·h",
+    )
     right.legend(fontsize=8)
     _save(figure, path)
 
