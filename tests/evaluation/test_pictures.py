@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import hand_made
+from conftest import hand_made, let_letters_refuse
 
 from alphasteer.evaluation.pictures import draw_figures
+from alphasteer.learning import FitSettings, fit
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.reporting import LogReporter
 from alphasteer.resuming import Shelf
@@ -37,3 +38,30 @@ def test_both_pictures_are_drawn_and_the_model_is_left_unsteered(llama, tokenize
         assert picture.shape[1] > 1000
         assert picture.std() > 0.05, "an empty sheet"
     assert torch.equal(llama(input_ids=ids).logits, before)
+
+
+class Told(LogReporter):
+    def __init__(self):
+        self.tracked = []
+
+    def track(self, items, description, total):
+        self.tracked.append(description)
+        return super().track(items, description, total)
+
+
+def test_what_the_fit_has_read_is_not_read_again(llama, tokenizer, tmp_path, monkeypatch):
+    """Reading it anew for the pictures took a tenth of the demo's time."""
+    let_letters_refuse(monkeypatch, "learning.contrast")
+    benign, harmful, more, worse = (
+        PromptSet.of([f"{word} {n}" for n in range(24)], word) for word in ("bread", "STEAL", "rain", "BURN")
+    )
+    settings = FitSettings(starter=False, contexts=False, benign_budget=0.2, source_budget=0.2, steps=2, trials=0,
+                           windows=0, probes=6, replies=24, reply_tokens=4)  # fmt: skip
+    steering = fit(llama, tokenizer, benign, harmful, settings=settings, benign_validation=more,
+                   harmful_validation=worse, work=tmp_path)  # fmt: skip
+    assert steering.prompt_end is not None
+    told = Told()
+    sides = {"bread": benign}, {"STEAL": harmful}
+    draw_figures(llama, tokenizer, steering, *sides, {"benign": more}, tmp_path, Shelf(tmp_path), told)
+    assert "Reading test benign" in told.tracked
+    assert not {"Reading bread", "Reading STEAL"} & set(told.tracked)

@@ -47,18 +47,18 @@ def draw_figures(
     decoder, template = find_decoder(model), ChatTemplate(tokenizer)
     fits = {fit["layer"]: fit for fit in steering.record["gates"] if fit["kind"] == "1"}
     layers = range(min(fits), max(fits) + 1)
-    fitted = Readings(model, decoder, template, layers, shelf, report, [weights_digest(model)])
+    width, end = decoder.hidden_size, steering.prompt_end
+    fitted = Readings(model, decoder, template, layers, shelf, report, [weights_digest(model)], prompt_end=end)
     sides = [{name: fitted.of(prompts.prompts, name) for name, prompts in side.items()} for side in (benign, malicious)]
     gates = {}
     for layer, how in fits.items():
-        low, high = ({name: by_layer[layer] for name, by_layer in side.items()} for side in sides)
+        low, high = ({name: by_layer[layer][:, :width] for name, by_layer in side.items()} for side in sides)
         solve = partial(gate_from_moments, mu=how["mu"], alpha=how["alpha"])
         gates[layer] = LayerFit(low, high, weigh=True).read_out(solve)
     sample = {name: prompts.limit(PROMPTS_A_CLASS) for name, prompts in test.items()}
     last = len(decoder) - 1
 
     def seen(layers: Sequence[int]) -> dict[str, ByLayer]:
-        end = steering.prompt_end
         readings = Readings(model, decoder, template, layers, Shelf(), report, prompt_end=end)
         return {name: readings.of(prompts.prompts, f"test {name}") for name, prompts in sample.items()}
 
@@ -66,7 +66,6 @@ def draw_figures(
     gate_figure(folder / "gate.png", steering, before, gates)
     with steering.attach(model):
         after = seen([last])
-    width = decoder.hidden_size
     unsteered, steered = _reply_starts(last, before, width), _reply_starts(last, after, width)
     pca_figure(folder / "activations.png", unsteered, steered, last)
 
