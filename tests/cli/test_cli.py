@@ -50,6 +50,15 @@ def test_fit_writes_an_artefact_that_inspect_explains(artefact):
     words = call("inspect", artefact).stdout
     for word in ("gate reads layers", "Gate quality", "Held-out prompts that open the gate", "fine.txt"):
         assert word in words
+    gates = steering.record["gates"]
+    assert len(steering.record["gate"]["read_outs"]) > 1
+    for kind, read_out in zip(
+        dict.fromkeys(g["kind"] for g in gates), steering.record["gate"]["read_outs"], strict=True
+    ):
+        best = max((g for g in gates if g["kind"] == kind), key=lambda g: g["partial_auc"])
+        told = [best["layer"], f"{best['mu']:.3f}", f"{best['partial_auc']:.3f}", read_out["layers"]]
+        (row,) = (line for line in words.splitlines() if line.startswith(f"│ {kind} "))
+        assert all(str(cell) in row for cell in told), (row, told)
     assert "AUROC" in words
     assert "Why this push: Layers" in words
     assert (artefact / "selection.png").stat().st_size > 10_000

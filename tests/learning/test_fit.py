@@ -290,7 +290,7 @@ def test_it_says_how_often_kinds_not_seen_may_open_a_gate_of_few_prompts(model):
 
 
 def test_chats_of_the_users_own_are_not_put_into_others(model):
-    """No second gate is then made of the same prompts."""
+    """No gates from chats are then made of the same prompts."""
     listener, own = Listener(), {"role": "system", "content": "short"}
     chats = [
         PromptSet.of([Prompt(text, (own, {"role": "user", "content": text})) for text in texts], name)

@@ -45,10 +45,10 @@ def test_no_more_than_the_budget_is_beyond_and_any_lower_score_would_be_too_low(
     assert not lower or share(max(lower)) > budget - 1e-9
 
 
-def test_each_read_out_opens_its_gate_on_its_share_of_the_fits_benign_prompts():
+def test_each_read_out_opens_its_gate_on_an_equal_share_of_the_fits_benign_prompts():
     examined = two_sorts(60, 0)
     read_outs = read_outs_of(examined)
-    gate = join([read_outs], 0.05, examined.malicious)  # any share opens it on all of these: the most even one is taken
+    gate = join([read_outs], 0.05)
     assert gate.w[3].shape == (1, 2, 12)
     # Half of 5 % of 400 prompts are 10, which may be beyond: the unit of each is the eleventh score from above.
     units = [max(0.05, float(r.benign["b"].sort(descending=True).values[10])) for r in read_outs]
@@ -62,25 +62,13 @@ def test_the_mean_of_views_has_a_unit_of_its_own():
     """Benign prompts that open one view's gate seldom open the other's: their mean is then beyond 1 too seldom."""
     first, second = torch.zeros(100), torch.zeros(100)
     first[:20], second[20:40] = torch.linspace(1, 2, 20), torch.linspace(1, 2, 20)
-    gate = join([[read_out(torch.eye(2)[n], {"b": s})] for n, s in enumerate((first, second))], 0.1, {})
+    gate = join([[read_out(torch.eye(2)[n], {"b": s})] for n, s in enumerate((first, second))], 0.1)
     unit = float(first.sort(descending=True).values[10])
     mean = (first + second) / 2 / unit
     whole = float(mean.sort(descending=True).values[10])
     assert whole < 1
     torch.testing.assert_close(gate.w[1], torch.full((1, 1, 2), 1 / (2 * unit * whole)))
     assert len(gate.read_outs) == 2
-
-
-def test_the_budget_goes_where_it_opens_the_gate_on_most_held_out_malicious_prompts():
-    """Of 10 %, the first read-out needs 7 to open on one prompt and the second 1.5 to open on the other: 8 and 2 do."""
-    apart = [torch.cat([torch.linspace(0, 1, 1001), torch.zeros(1001)]), torch.zeros(2002)]
-    apart[1][1001:] = torch.linspace(0, 1, 1001)
-    held_out = torch.tensor([[0.93, 0.0], [0.0, 0.985]])
-    malicious = {"m": Activations({1: held_out}, {1: held_out})}
-    gate = join([[read_out(torch.eye(2)[n], {"b": scores}) for n, scores in enumerate(apart)]], 0.05, malicious)
-    units = 1 / gate.w[1][0].diagonal()
-    torch.testing.assert_close(units, torch.tensor([0.92, 0.98]), atol=3e-3, rtol=0)
-    assert bool(((held_out @ gate.w[1][0].T).amax(1) > 1).all())
 
 
 @given(budget=st.floats(0.001, 0.5), n=st.integers(1, 20_000))
@@ -94,7 +82,7 @@ def test_few_benign_prompts_loosen_the_budget_for_kinds_not_seen_up_to_a_tenth(b
 
 def test_a_read_out_has_zeros_where_it_does_not_read():
     scores = {"s": torch.linspace(0, 1, 50)}
-    gate = join([[read_out(torch.ones(4), scores, layer) for layer in (1, 2)]], 0.2, {})
+    gate = join([[read_out(torch.ones(4), scores, layer) for layer in (1, 2)]], 0.2)
     assert gate.layer == 2
     assert not gate.w[1][0, 1].any()
     assert not gate.w[2][0, 0].any()
@@ -105,7 +93,7 @@ def test_held_out_prompts_of_known_kinds_do_not_lower_the_threshold():
     """However quiet they are: where kinds not seen open the gate too often stands in the gate's units."""
     examined, settings = two_sorts(60, 0), FitSettings()
     quiet = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] - 50})}
-    gate = join([read_outs_of(examined)], settings.source_budget, examined.malicious)
+    gate = join([read_outs_of(examined)], settings.source_budget)
     assert calibrated(gate, Examined(quiet, examined.malicious), settings).threshold == 1.0
     loud = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] + 50})}
     assert calibrated(gate, Examined(loud, examined.malicious), settings).threshold > 1.0
@@ -113,7 +101,7 @@ def test_held_out_prompts_of_known_kinds_do_not_lower_the_threshold():
 
 def test_one_kind_opens_the_gate_without_the_other():
     examined, settings = two_sorts(60, 1), FitSettings()
-    gate = join([read_outs_of(examined)], settings.source_budget, examined.malicious)
+    gate = join([read_outs_of(examined)], settings.source_budget)
     calibration = calibrated(gate, examined, settings)
     assert calibration.opened["m"] == 1.0
     assert calibration.observed <= settings.benign_budget
@@ -135,6 +123,6 @@ def test_the_joint_gates_score_is_the_mean_of_each_views_largest_read_out(counts
     each = [
         torch.stack([sum(rows[n] @ w for n, w in read_out.w.items()) for read_out in view]).amax(0) for view in views
     ]
-    gate = join(views, 0.01, {})
+    gate = join(views, 0.01)
     torch.testing.assert_close(gate_score(rows, gate.w), torch.stack(each).mean(0) / 0.5)
     assert len(gate.read_outs) == sum(counts)

@@ -65,7 +65,7 @@ def test_the_given_prompts_are_altered_as_the_record_says(values, budget):
     assert found == pytest.approx(moved.record["calibration"]["observed"])
     assert found <= budget
     gate = moved.pushes[0].gate
-    assert gate.threshold < gate.ceiling
+    assert gate.ceiling - gate.threshold == pytest.approx(0.5)
 
 
 def test_the_record_forgets_what_was_measured_at_the_former_thresholds():

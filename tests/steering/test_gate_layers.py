@@ -65,7 +65,7 @@ def test_several_gates_in_one_score_the_mean_of_what_each_alone_would():
             model(ids)
         scores.append(torch.stack([reading.scores for reading in attached.last_gates]))
     each, (mean,) = scores
-    assert {int(each[:, row].argmax()) for row in range(3)} != {0}, "not one gate alone decides"
+    assert len({int(each[:, row].argmax()) for row in range(3)}) > 1, "not one gate alone decides"
     torch.testing.assert_close(mean, each.mean(0), rtol=1e-4, atol=1e-5)
     with torch.inference_mode():
         streams = dict(enumerate(stream[:, -1] for stream in model(ids, output_hidden_states=True).hidden_states))

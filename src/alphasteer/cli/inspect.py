@@ -79,13 +79,12 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     best: dict[str, dict[str, Any]] = {}
     for one in sorted(record.get("gates", []), key=lambda one: -one["partial_auc"]):
         best.setdefault(one["kind"], one)
-    read = [[r["layers"], r["auc"], r["partial_auc"]] for r in gate.get("read_outs", [])] or [
-        ["each pushed one", "", ""]
-    ]
+    taken = gate.get("read_outs", [gate] if gate else [])  # the paper's form takes every pushed layer's
+    read = [[r["layers"], r["auc"], r["partial_auc"]] for r in taken] + [["", "", ""]] * (len(kinds) - len(taken))
     table(
         "Gate quality on kinds of prompts it had not seen: the best layer (all: selection.png), and what is read",
         ["malicious prompts", "layer", "mu", "alpha", "AUC", "partial AUC", "layers read", "AUC", "partial AUC"],
-        [[*best[kind].values(), *taken] for kind, taken in zip(kinds, read, strict=False)],
+        [[*best[kind].values(), *reads] for kind, reads in zip(kinds, read, strict=True)],
     )
     opened = calibration.get("opened", {})
     table("Held-out prompts that open the gate", ["source", "share"], [[k, v] for k, v in opened.items()])

@@ -107,21 +107,21 @@ class Evidence:
         return self._examined(self._sides, "")
 
     @cached_property
-    def in_chats(self) -> tuple[Examined, ...]:
-        """The same, half of the prompts in chats, held-out ones in others, and the other half (``in_contexts``).
+    def in_chats(self) -> dict[str, Examined]:
+        """The same, half of the prompts in chats, held-out ones in others, and the other half (see ``in_contexts``).
 
-        Nothing if no prompt can be put into a chat.
+        By how they stand; nothing if no prompt can be put into a chat.
         """
-        found, alone, longest = [], [[s.fit for s in side] for side in self._sides], context_length(self.model)
-        for other_half, how in ((False, ", in chats"), (True, ", others in chats")):
+        found, alone, longest = {}, [[s.fit for s in side] for side in self._sides], context_length(self.model)
+        for other_half, how in ((False, " in chats"), (True, ", others in chats")):
             place = in_contexts(self.template, self.settings.seed, longest, other_half=other_half)
             placed = [
                 [replace(s, fit=place(s.fit, "fit"), held_out=place(s.held_out, "validation")) for s in side]
                 for side in self._sides
             ]
             if [[s.fit for s in side] for side in placed] != alone:
-                found.append(self._examined(placed, how))
-        return tuple(found)
+                found[how] = self._examined(placed, how)
+        return found
 
     @property
     def _sides(self) -> Sequence[Sequence[Source]]:

@@ -1,6 +1,6 @@
 """The gate that decides: the mean of gates from several views, in units of the score where kinds not seen open it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +9,10 @@ from torch import Tensor
 from alphasteer.learning.calibration import Calibration, calibrate
 from alphasteer.learning.crossing import Scores
 from alphasteer.learning.gate_choice import GateCandidate
-from alphasteer.learning.readings import Activations, ByLayer, Examined
+from alphasteer.learning.readings import ByLayer, Examined
 from alphasteer.learning.settings import FitSettings
 from alphasteer.steering.formula import gate_score
 
-SHARES = tuple(n / 10 for n in range(1, 10))
-"""Of two read-outs, the first may get these shares of the budget."""
 OPENS = 1.0
 """The score from which benign prompts of kinds not seen go beyond their budget (see ``join``)."""
 KNOWN = 5_000
@@ -23,7 +21,7 @@ number lies between the two sizes that were measured, 875 and 8,800 (docs/fronti
 MOST_UNSEEN = 0.1
 """But not more than this: by then held-out prompts decide where the gate opens."""
 FAINTEST = 0.05
-"""A read-out whose benign prompts score even less than this opens here: malicious ones score 1 on average."""
+"""No unit is less: read-outs score 1 on malicious prompts on average, whatever benign ones score."""
 
 
 @dataclass(frozen=True)
@@ -76,39 +74,25 @@ def beyond(scores: Scores, budget: float) -> float:
     weights = torch.cat([torch.full((len(of),), len(of) ** -0.5, dtype=torch.float64) for of in scores.values()])
     order = values.argsort(descending=True)
     reached = weights[order].cumsum(0) / weights.sum()  # the share that scores this or more
-    return float(values[order][min(int((reached <= budget).sum()), len(values) - 1)])
+    within = int((reached <= budget * (1 + 1e-9)).sum())  # whatever rounding makes of the sum
+    return float(values[order][min(within, len(values) - 1)])
 
 
-def join(views: Sequence[Sequence[GateCandidate]], budget: float, malicious: Mapping[str, Activations]) -> ChosenGate:
+def join(views: Sequence[Sequence[GateCandidate]], budget: float) -> ChosenGate:
     """One gate of the read-outs of several views: the mean of a gate of each, in which the largest read-out counts.
 
-    Every read-out is in units of the score that its share of the budget exceeds, and their mean gate in units of the
-    one that the budget exceeds: it opens at 1. The shares are measured on the fit's own benign prompts, each scored by
-    read-outs that have not seen its kind. Of two read-outs, the first gets, in every view, the share with which the
-    gate opens on most held-out malicious prompts, source by source alike; where several do, the most even one. What is
-    said of these prompts is thus the winner's own score.
+    Every read-out is in units of the score that its equal share of the budget exceeds, and their mean gate in units of
+    the one that the budget exceeds: it opens at 1. What exceeds it is measured on the fit's own benign prompts, each
+    scored by read-outs that have not seen its kind. That shares chosen on held-out malicious prompts do no better on
+    others stands in docs/frontier.md, "Six gates".
 
     Args:
         views: the read-outs chosen for each kind of malicious prompts, from each view of the same prompts.
         budget: share of benign prompts of kinds not seen that may open it (see ``unseen_budget``).
-        malicious: by source, with held-out activations.
     """
-    firsts = sorted(SHARES, key=lambda share: abs(share - 0.5)) if any(len(v) > 1 for v in views) else [1.0]
-    gates = [_joined(views, budget, first) for first in firsts]
-
-    def opened(gate: ChosenGate) -> float:
-        held_out = [gate_score(a.held_out, gate.w) for a in malicious.values() if len(a.held_out[gate.layer])]
-        return sum(float((scores > OPENS).double().mean()) for scores in held_out)
-
-    return max(gates, key=opened)
-
-
-def _joined(views: Sequence[Sequence[GateCandidate]], budget: float, first: float) -> ChosenGate:
-    gates = []
-    for read_outs in views:
-        shares = [first, 1 - first] if len(read_outs) > 1 else [1.0]
-        units = [beyond(r.benign, budget * share) for r, share in zip(read_outs, shares, strict=True)]
-        gates.append([r.over(max(FAINTEST, unit)) for r, unit in zip(read_outs, units, strict=True)])
+    gates = [
+        [r.over(max(FAINTEST, beyond(r.benign, budget / len(read_outs)))) for r in read_outs] for read_outs in views
+    ]
     loudest = [{name: torch.stack([r.benign[name] for r in gate]).amax(0) for name in gate[0].benign} for gate in gates]
     means = {name: torch.stack([scores[name] for scores in loudest]).mean(0) for name in loudest[0]}
     unit = max(FAINTEST, beyond(means, budget))

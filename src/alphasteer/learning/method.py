@@ -48,7 +48,7 @@ class Fit:
         paper = settings.preset == "paper"
         placed = {"": evidence.examined}
         if settings.contexts and not paper:
-            placed |= zip((" in chats", ", others in chats"), evidence.in_chats, strict=False)
+            placed |= evidence.in_chats
             if not evidence.in_chats:
                 self.report.say("No prompt can be put into another chat: the gate is learned from prompts as they are.")
         views = {name: view for how, examined in placed.items() for name, view in self._views(examined, how).items()}
@@ -104,7 +104,7 @@ class Fit:
             best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[name]]
             chosen.append([read_out.widened(view.before, view.after) for read_out in best])
         alone, *in_chats = placed.values()
-        gate, lowest = join(chosen, budget, alone.malicious), OPENS
+        gate, lowest = join(chosen, budget), OPENS
         for examined in in_chats:
             lowest = calibrated(gate, examined, self.settings, lowest).threshold
         calibration = calibrated(gate, alone, self.settings, lowest)

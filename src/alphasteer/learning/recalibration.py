@@ -11,10 +11,8 @@ from alphasteer.learning.calibration import benign_threshold, check_enough
 from alphasteer.steering import Gate, Steering
 
 METHOD = "split conformal on the gates' largest excess"
-LEAST_SLOPE = 0.1
-"""A ceiling stays at least this share of its former distance above the threshold."""
 ROUNDING = 1e-6
-"""Of that distance: keeps the prompt that sets the threshold below it, whatever float32 makes of it."""
+"""Of the way to the ceiling: keeps the prompt that sets the threshold below it, whatever float32 makes of it."""
 
 
 def largest_excess(gates: Sequence[Gate], scores: Sequence[Tensor]) -> Tensor:
@@ -39,6 +37,8 @@ def largest_excess(gates: Sequence[Gate], scores: Sequence[Tensor]) -> Tensor:
 
 def recalibrated(steering: Steering, excess: Mapping[str, Tensor], budget: float, *, each_group: bool) -> Steering:
     """The steering with all its thresholds moved alike, so that in expectation it alters at most the budget.
+
+    The ceilings go with them: nearer, a gate would be a step; further, it would push by halves what it pushed wholly.
 
     Conformal risk control (Angelopoulos et al. 2022, arXiv 2208.02814) of one number, by how much of their way to the
     ceiling the thresholds move: one more prompt exchangeable with the n given ones is altered with probability at most
@@ -76,6 +76,5 @@ def recalibrated(steering: Steering, excess: Mapping[str, Tensor], budget: float
 def _moved(gate: Gate, shift: float) -> Gate:
     assert gate.threshold is not None
     assert gate.ceiling is not None
-    way = gate.ceiling - gate.threshold
-    threshold = gate.threshold + shift * way
-    return replace(gate, threshold=threshold, ceiling=max(gate.ceiling, threshold + LEAST_SLOPE * way))
+    moved = shift * (gate.ceiling - gate.threshold)
+    return replace(gate, threshold=gate.threshold + moved, ceiling=gate.ceiling + moved)

@@ -61,7 +61,7 @@ class FitSettings(BaseModel):
     windows: int = Field(
         1, ge=0, description="Directions are refined in so many of the search's best windows, and above the gate."
     )
-    divergence: float = Field(10.0, gt=0, description="Most nats that altered benign prompts may diverge, on average.")
+    divergence: float = Field(15.0, gt=0, description="Most nats that altered benign prompts may diverge, on average.")
     probes: int = Field(24, ge=4, description="Held-out requests of a source on which the best pushes are tried.")
     seed: int = Field(0, description="Draws samples; the same seed gives the same steering.")
 

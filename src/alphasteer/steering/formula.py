@@ -24,7 +24,7 @@ def loudest(reads: Tensor, gates: int = 1) -> Tensor:
 
     Of several gates in one, which have as many read-outs each, the mean of each one's largest; (..., g k) to (...).
     """
-    return reads.reshape(*reads.shape[:-1], gates, -1).amax(-1).mean(-1)
+    return reads.reshape(*reads.shape[:-1], gates, reads.shape[-1] // gates).amax(-1).mean(-1)
 
 
 def gates_in(w: Tensor) -> int:
