@@ -1,6 +1,6 @@
 """CAST: a vector added where the prompt's activation resembles a condition vector (Lee et al. 2024, arXiv 2409.05907).
 
-Theirs compares the mean over the prompt's positions; the condition is read here at the reply start, as all gates are.
+Theirs compares the mean over the prompt's positions; the condition is read here at the reply start.
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ OPENS = 1.0
 """The score from which benign prompts of kinds not seen go beyond their budget (see ``join``)."""
 KNOWN = 5_000
 """A gate learned from fewer benign prompts gets as many times its budget for kinds left out as they are too few. The
-number lies between the two sizes that were measured, 875 and 8,800 (docs/frontier.md)."""
+number lies between the two sizes that were measured, 875 and 8,800, with two gates (docs/frontier.md)."""
 MOST_UNSEEN = 0.1
 """But not more than this: by then held-out prompts decide where the gate opens."""
 FAINTEST = 0.05
