@@ -20,7 +20,7 @@ class GateScores:
 
     Attributes:
         layer: the gate's highest layer, where it decides.
-        score: the sum of w.h over the gate's layers, of shape (n,).
+        score: what the gate reads (see ``formula.gate_score``), of shape (n,).
         opened: how far it opens, of shape (n,); at 0 nothing is pushed (linear gates open either way).
     """
 

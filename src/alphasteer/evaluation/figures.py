@@ -121,7 +121,7 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _look(kind: str) -> dict[str, Any]:
-    """Colours tell kinds of malicious prompts, lines and markers in what they were seen."""
+    """Colours tell the kinds of malicious prompts that were found in a view, lines and markers the view."""
     line = ":" if "others" in kind else "--" if "chats" in kind else "-"
     return {
         "color": f"C{int(kind[0]) - 1}",

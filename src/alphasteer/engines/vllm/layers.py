@@ -25,7 +25,7 @@ class StepBuffers(nn.Module):
 
     Attributes:
         strength: for each token its request's strength at reply starts, 0 elsewhere; of shape (most_tokens,).
-        reads: what each push's read-outs have read so far, of shape (pushes, most_tokens, k), k being the most that any gate has.
+        reads: what each push's read-outs have read so far, of shape (pushes, most_tokens, k), k the most of any.
         scores: what each push's gate has read, of shape (pushes, most_tokens).
         values: how far each gate opened, times the token's strength, of shape (pushes, most_tokens).
         ends: what gates read of prompts' ends, if any does.
