@@ -64,7 +64,7 @@ def test_gates_are_chosen_on_the_fits_own_prompts_and_calibrated_on_the_others(e
     (others,) = fit_candidates(Kind(swapped), LAYERS, FitSettings())
     assert [c.fits for c in others] == [c.fits for c in singles]
     best = join([combine_layers(singles)[:1]], 0.01)
-    one, other = (calibrated(best, which, FitSettings()) for which in (examined, swapped))
+    one, other = (calibrated(best, [which], FitSettings()) for which in (examined, swapped))
     assert one.threshold != other.threshold
     assert one.n == 320
 

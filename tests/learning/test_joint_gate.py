@@ -89,20 +89,35 @@ def test_a_read_out_has_zeros_where_it_does_not_read():
     assert bool((gate.w[1][0, 0] == gate.w[2][0, 1]).all())
 
 
+def shifted(examined, by):
+    """The same, held-out benign prompts moved along every axis."""
+    moved = {name: Activations(a.fit, {3: a.held_out[3] + by}) for name, a in examined.benign.items()}
+    return Examined(moved, examined.malicious)
+
+
 def test_held_out_prompts_of_known_kinds_do_not_lower_the_threshold():
     """However quiet they are: where kinds not seen open the gate too often stands in the gate's units."""
     examined, settings = two_sorts(60, 0), FitSettings()
-    quiet = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] - 50})}
     gate = join([read_outs_of(examined)], settings.source_budget)
-    assert calibrated(gate, Examined(quiet, examined.malicious), settings).threshold == 1.0
-    loud = {"b": Activations(examined.benign["b"].fit, {3: examined.benign["b"].held_out[3] + 50})}
-    assert calibrated(gate, Examined(loud, examined.malicious), settings).threshold > 1.0
+    assert calibrated(gate, [shifted(examined, -50)], settings).threshold == 1.0
+    assert calibrated(gate, [shifted(examined, 50)], settings).threshold > 1.0
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_budgets_hold_however_prompts_stand_and_the_first_way_is_told_of(place):
+    examined, settings = two_sorts(60, 0), FitSettings()
+    gate = join([read_outs_of(examined)], settings.source_budget)
+    placings = [shifted(examined, -50)] * 3
+    placings[place] = shifted(examined, 50)
+    found = calibrated(gate, placings, settings)
+    assert found.threshold == calibrated(gate, [placings[place]], settings).threshold > 1.0
+    assert (found.observed > 0) == (place == 0)
 
 
 def test_one_kind_opens_the_gate_without_the_other():
     examined, settings = two_sorts(60, 1), FitSettings()
     gate = join([read_outs_of(examined)], settings.source_budget)
-    calibration = calibrated(gate, examined, settings)
+    calibration = calibrated(gate, [examined], settings)
     assert calibration.opened["m"] == 1.0
     assert calibration.observed <= settings.benign_budget
 

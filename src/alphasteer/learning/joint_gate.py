@@ -111,23 +111,30 @@ def _stacked(gates: Sequence[Sequence[GateCandidate]]) -> dict[int, Tensor]:
     return w if most > 1 else {n: rows.mean(0, keepdim=True) for n, rows in w.items()}
 
 
-def calibrated(gate: ChosenGate, examined: Examined, settings: FitSettings, lowest: float = OPENS) -> Calibration:
+def calibrated(gate: ChosenGate, placings: Sequence[Examined], settings: FitSettings) -> Calibration:
     """Threshold and ceiling from held-out prompts; on the benign ones nothing was fitted and nothing chosen.
 
-    The threshold is never below ``lowest``: held-out prompts are of the fit's kinds, and speak for no others.
+    The threshold is never below ``OPENS``: held-out prompts are of the fit's kinds, and speak for no others.
+
+    Args:
+        placings: the same prompts, alone and in chats; the budgets hold for each, and the first is what is told of.
 
     Raises:
         LearningError: if there are too few for the budget.
     """
-    benign, malicious = (
-        {name: gate_score(a.held_out, gate.w) for name, a in side.items() if len(a.held_out[gate.layer])}
-        for side in (examined.benign, examined.malicious)
-    )
-    return calibrate(
-        benign,
-        malicious,
-        budget=settings.benign_budget,
-        source_budget=settings.source_budget,
-        ceiling_quantile=settings.ceiling_quantile,
-        lowest=lowest,
-    )
+    lowest = OPENS
+    for examined in reversed(placings):
+        benign, malicious = (
+            {name: gate_score(a.held_out, gate.w) for name, a in side.items() if len(a.held_out[gate.layer])}
+            for side in (examined.benign, examined.malicious)
+        )
+        calibration = calibrate(
+            benign,
+            malicious,
+            budget=settings.benign_budget,
+            source_budget=settings.source_budget,
+            ceiling_quantile=settings.ceiling_quantile,
+            lowest=lowest,
+        )
+        lowest = calibration.threshold
+    return calibration

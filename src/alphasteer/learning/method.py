@@ -7,7 +7,7 @@ from itertools import chain
 from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import GateCandidate, combine_layers, fit_candidates, mean_read_out
-from alphasteer.learning.joint_gate import OPENS, ChosenGate, calibrated, join, unseen_budget
+from alphasteer.learning.joint_gate import ChosenGate, calibrated, join, unseen_budget
 from alphasteer.learning.kinds import by_kind
 from alphasteer.learning.paper import choose_paper_push
 from alphasteer.learning.readings import Examined
@@ -103,11 +103,8 @@ class Fit:
         for name, view in views.items():
             best = [mean_read_out([combine_layers(singles)[0] for singles in drawn]) for drawn in fitted[name]]
             chosen.append([read_out.widened(view.before, view.after) for read_out in best])
-        alone, *in_chats = placed.values()
-        gate, lowest = join(chosen, budget), OPENS
-        for examined in in_chats:
-            lowest = calibrated(gate, examined, self.settings, lowest).threshold
-        calibration = calibrated(gate, alone, self.settings, lowest)
+        gate = join(chosen, budget)
+        calibration = calibrated(gate, list(placed.values()), self.settings)
         self.report.say(
             f"The gate reads layers {', '.join(map(str, sorted(gate.w)))} of {self.depth} by {len(gate.read_outs)} "
             f"read-outs: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts not seen "
