@@ -1,5 +1,7 @@
 """Cross-fitting, written out: every prompt is scored by a gate that has not seen it."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ def by_hand(benign, malicious, weigh):
 @pytest.mark.parametrize("weigh", [True, False])
 def test_scores_are_those_of_gates_fitted_without_the_prompts_fold(weigh):
     benign, malicious = sides()
-    crossed = LayerFit(benign, malicious, weigh=weigh).fit(solve)
+    (crossed,) = LayerFit(benign, malicious, weigh=weigh).fit([solve])
     whole = [{name: (rows, rows) for name, rows in side.items()} for side in (benign, malicious)]
     torch.testing.assert_close(crossed.w, by_hand(*whole, weigh), rtol=1e-4, atol=1e-6)
     for fold in range(FOLDS):
@@ -58,18 +60,31 @@ def test_scores_are_those_of_gates_fitted_without_the_prompts_fold(weigh):
 def test_the_prompts_order_is_no_matter():
     benign, malicious = sides()
     flipped = {name: rows.flip(0) for name, rows in benign.items()}
-    one, other = (LayerFit(side, malicious, weigh=True).fit(solve) for side in (benign, flipped))
+    one, other = (LayerFit(side, malicious, weigh=True).fit([solve])[0] for side in (benign, flipped))
     torch.testing.assert_close(one.w, other.w)
     torch.testing.assert_close(one.benign["small"], other.benign["small"].flip(0))
 
 
 def test_a_source_that_is_empty_or_smaller_than_the_folds_is_no_hindrance():
     benign, malicious = sides()
-    crossed = LayerFit(
+    (crossed,) = LayerFit(
         {**benign, "none": torch.empty(0, WIDTH), "two": torch.ones(2, WIDTH)}, malicious, weigh=True
-    ).fit(solve)
+    ).fit([solve])
     assert set(crossed.benign) == {"large", "small", "two"}
     assert bool(torch.isfinite(crossed.benign["two"]).all())
+
+
+def test_several_solves_are_fitted_as_each_alone():
+    benign, malicious = sides()
+    fitted = LayerFit(benign, malicious, weigh=True)
+    solves = [partial(gate_from_moments, mu=mu, alpha=0.01) for mu in (1.0, 30.0)]
+    for solve, crossed in zip(solves, fitted.fit(solves), strict=True):
+        (alone,) = fitted.fit([solve])
+        assert torch.equal(crossed.w, alone.w)
+        assert torch.equal(crossed.w, fitted.read_out(solve))
+        assert all(torch.equal(crossed.benign[name], alone.benign[name]) for name in benign)
+        assert torch.equal(crossed.malicious["m"], alone.malicious["m"])
+    assert not torch.equal(*(crossed.w for crossed in fitted.fit(solves)))
 
 
 def test_given_folds_are_left_out_whole():
@@ -78,7 +93,7 @@ def test_given_folds_are_left_out_whole():
     # Four kinds of malicious prompts, one fold without any; all of one benign source are of one kind.
     folds = {"large": torch.arange(90) % 5, "small": torch.full((23,), 2), "m": torch.arange(40) // 10}
     given = ({name: folds[name] for name in benign}, {"m": folds["m"]})
-    crossed = LayerFit(benign, malicious, weigh=True, folds=given).fit(solve)
+    (crossed,) = LayerFit(benign, malicious, weigh=True, folds=given).fit([solve])
     for fold in range(FOLDS):
         low, high = (
             {name: (rows[folds[name] != fold], rows) for name, rows in side.items()} for side in (benign, malicious)

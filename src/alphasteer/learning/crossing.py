@@ -3,7 +3,7 @@
 What is held out is then free for calibration alone, whose promise would not be exact if gates were chosen on it too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, empty
@@ -59,29 +59,35 @@ class LayerFit:
             ]
             for side, of in zip(self._sides, self._of, strict=True)
         ]
-        self._moments: dict[int | None, tuple[Moments, Moments]] = {}  # of both sides, by the fold left out
 
-    def fit(self, solve: Solve) -> Crossed:
-        """One read-out on everything and one without each fold."""
-        found = [{name: empty(len(rows)) for name, rows in side.items()} for side in self._sides]
+    def fit(self, solves: Sequence[Solve]) -> list[Crossed]:
+        """Of each, one read-out on everything and one without each fold."""
+        found = [[{name: empty(len(rows)) for name, rows in side.items()} for side in self._sides] for _ in solves]
         for fold in range(FOLDS):
-            other = self.read_out(solve, without=fold)
-            for scores, side, of in zip(found, self._sides, self._of, strict=True):
-                for name, rows in side.items():
-                    chosen = of[name] == fold
-                    scores[name][chosen] = rows[chosen].float() @ other
-        return Crossed(self.read_out(solve), *found)
+            moments = self._moments(without=fold)
+            for solve, sides in zip(solves, found, strict=True):
+                other = _read_out(solve, moments)
+                for scores, side, of in zip(sides, self._sides, self._of, strict=True):
+                    for name, rows in side.items():
+                        chosen = of[name] == fold
+                        scores[name][chosen] = rows[chosen].float() @ other
+        moments = self._moments()
+        return [Crossed(_read_out(solve, moments), *sides) for solve, sides in zip(solves, found, strict=True)]
 
-    def read_out(self, solve: Solve, without: int | None = None) -> Tensor:
-        """One read-out, on everything or without one fold."""
-        if without not in self._moments:
-            benign, malicious = (
-                Moments.sum([m for n, m in enumerate(folds) if n != without and m is not None]) for folds in self._folds
-            )
-            self._moments[without] = benign, malicious
-        benign, malicious = self._moments[without]
-        w = solve(benign, malicious)
-        return (w / (w @ malicious.mean)).float()
+    def read_out(self, solve: Solve) -> Tensor:
+        """One read-out on everything, of shape (d,)."""
+        return _read_out(solve, self._moments())
+
+    def _moments(self, without: int | None = None) -> tuple[Moments, Moments]:
+        benign, malicious = (
+            Moments.sum([m for n, m in enumerate(folds) if n != without and m is not None]) for folds in self._folds
+        )
+        return benign, malicious
+
+
+def _read_out(solve: Solve, moments: tuple[Moments, Moments]) -> Tensor:
+    w = solve(*moments)
+    return (w / (w @ moments[1].mean)).float()
 
 
 def _drawn_folds(rows: Tensor) -> Tensor:

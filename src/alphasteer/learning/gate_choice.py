@@ -74,23 +74,16 @@ def fit_candidates(
     """By folding, the read-outs of every single layer and weighting, best first; ties go to the lower layer."""
     hard = settings.null_space == "hard"
     mus = [None] if hard else list(MUS) if settings.mu is None else [settings.mu]
+    weights = [(mu, settings.alpha * factor) for mu in mus for factor in ALPHAS[settings.null_space]]
+    form = partial(gate_from_moments, null_space=settings.null_space, null_share=settings.null_share)
+    solves = [partial(form, mu=mu or 0.0, alpha=alpha) for mu, alpha in weights]
     drawn: list[list[GateCandidate]] = [[] for _ in kind.folds]
     for layer in progress(layers):
         sides = [layer_of(side, layer) for side in (kind.examined.benign, kind.examined.malicious)]
         for candidates, folds in zip(drawn, kind.folds, strict=True):
-            fitted = LayerFit(*sides, weigh=not hard, folds=folds)
-            for mu in mus:
-                for alpha in (settings.alpha * factor for factor in ALPHAS[settings.null_space]):
-                    solve = partial(
-                        gate_from_moments,
-                        null_space=settings.null_space,
-                        mu=mu or 0.0,
-                        null_share=settings.null_share,
-                        alpha=alpha,
-                    )
-                    crossed = fitted.fit(solve)
-                    fits = ((layer, mu, alpha),)
-                    candidates.append(_judged({layer: crossed.w}, fits, crossed.benign, crossed.malicious))
+            crossed = LayerFit(*sides, weigh=not hard, folds=folds).fit(solves)
+            for (mu, alpha), found in zip(weights, crossed, strict=True):
+                candidates.append(_judged({layer: found.w}, ((layer, mu, alpha),), found.benign, found.malicious))
     return [sorted(candidates, key=_rank) for candidates in drawn]
 
 
