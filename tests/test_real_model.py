@@ -58,7 +58,7 @@ def test_a_small_fit_makes_it_refuse_more_and_leaves_benign_replies_alone(artefa
 def test_the_artefact_is_small_and_inspect_explains_it(artefact):
     assert sum(p.stat().st_size for p in artefact.iterdir() if p.is_file()) < 1_000_000
     shown = json.loads(CliRunner().invoke(app, ["inspect", str(artefact), "--json"]).stdout)
-    assert shown["record"]["gate"]["auc"] > 0.9
+    assert shown["record"]["gate"]["held_out_auc"] > 0.9
     assert shown["record"]["calibration"]["opened"]["starter:benign"] <= 0.05
 
 

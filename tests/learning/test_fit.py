@@ -106,13 +106,21 @@ def test_the_same_seed_gives_the_same_steering_and_the_model_is_untouched(model)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_the_order_of_the_prompts_does_not_matter(model):
-    """Samples are drawn in source order, so only a fit on all prompts can be compared."""
-    one, other = run(model), run(model, BENIGN[::-1], HARMFUL[::-1])
+@pytest.mark.parametrize("null_space", ["hard", "soft"])
+def test_the_order_of_the_prompts_does_not_matter(model, null_space):
+    """Samples are drawn in source order, so only a fit on all prompts can be compared.
+
+    With a soft null space folds are k-means, which rounding decides among prompts as much alike as these: the scores of
+    kinds left out, and with them the gate's unit, then differ by a little, and nothing else does.
+    """
+    settings = QUICK.model_copy(update={"null_space": null_space})
+    one, other = (run(model, *(side[::step] for side in (BENIGN, HARMFUL)), settings=settings) for step in (1, -1))
     a, b = one.pushes[0].gate, other.pushes[0].gate
     assert a.layers == b.layers
+    unit = float(a.w[a.layer].norm() / b.w[a.layer].norm())
+    assert unit == pytest.approx(1.0, abs=1e-5 if null_space == "hard" else 0.05)
     for layer in a.layers:
-        assert (a.w[layer] - b.w[layer]).norm() <= 1e-5 * a.w[layer].norm()
+        assert (a.w[layer] - unit * b.w[layer]).norm() <= 1e-5 * a.w[layer].norm()
 
 
 def test_the_papers_preset_gives_a_linear_gate_a_layer_over_the_whole_prompt(model):
