@@ -49,8 +49,8 @@ def gate_figure(
     for layer in gate.layers:
         right.axvline(layer, color="black", linewidth=1, alpha=0.3)
     right.set(
-        title="One layer's gates: median and 10-90 % (lines: layers that the gate reads)",
-        xlabel="layer",
+        title="One layer's gates: median and 10-90 %",
+        xlabel="layer (lines: those that the gate reads)",
         ylabel="gate score w·h",
     )
     right.legend(fontsize=8)
