@@ -81,10 +81,14 @@ class Listener(LogReporter):
     """Remembers what it was told."""
 
     def __init__(self):
-        self.said = []
+        self.said, self.tracked = [], []
 
     def say(self, message):
         self.said.append(message)
+
+    def track(self, items, description, total):
+        self.tracked.append(description)
+        return super().track(items, description, total)
 
 
 def let_letters_refuse(patch, *modules, every=2):

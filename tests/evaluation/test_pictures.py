@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import hand_made, let_letters_refuse
+from conftest import Listener, hand_made, let_letters_refuse
 
 from alphasteer.evaluation.pictures import draw_figures
 from alphasteer.learning import FitSettings, fit
@@ -40,15 +40,6 @@ def test_both_pictures_are_drawn_and_the_model_is_left_unsteered(llama, tokenize
     assert torch.equal(llama(input_ids=ids).logits, before)
 
 
-class Told(LogReporter):
-    def __init__(self):
-        self.tracked = []
-
-    def track(self, items, description, total):
-        self.tracked.append(description)
-        return super().track(items, description, total)
-
-
 def test_what_the_fit_has_read_is_not_read_again(llama, tokenizer, tmp_path, monkeypatch):
     """Reading it anew for the pictures took a tenth of the demo's time."""
     let_letters_refuse(monkeypatch, "learning.contrast")
@@ -60,7 +51,7 @@ def test_what_the_fit_has_read_is_not_read_again(llama, tokenizer, tmp_path, mon
     steering = fit(llama, tokenizer, benign, harmful, settings=settings, benign_validation=more,
                    harmful_validation=worse, work=tmp_path)  # fmt: skip
     assert steering.prompt_end is not None
-    told = Told()
+    told = Listener()
     sides = {"bread": benign}, {"STEAL": harmful}
     draw_figures(llama, tokenizer, steering, *sides, {"benign": more}, tmp_path, Shelf(tmp_path), told)
     assert "Reading test benign" in told.tracked

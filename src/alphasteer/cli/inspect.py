@@ -13,6 +13,7 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from alphasteer.learning.record import recorded_gates
     from alphasteer.steering import Steering
 
     steering = Steering.from_pretrained(folder)
@@ -75,16 +76,14 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     if selection:
         since = " Its thresholds have been set anew since." if "held_for" in calibration else ""
         console.print(f"Why this push: {selection['reason']}{since}")
-    kinds = list(dict.fromkeys(one["kind"] for one in record.get("gates", [])))
-    best: dict[str, dict[str, Any]] = {}
-    for one in sorted(record.get("gates", []), key=lambda one: -one["partial_auc"]):
-        best.setdefault(one["kind"], one)
-    taken = gate.get("read_outs", [gate] if gate else [])  # the paper's form takes every pushed layer's
-    read = [[r["layers"], r["auc"], r["partial_auc"]] for r in taken] + [["", "", ""]] * (len(kinds) - len(taken))
+    gates = []
+    for singles, taken in recorded_gates(record).values():
+        read = [taken["layers"], taken["auc"], taken["partial_auc"]] if taken else ["", "", ""]
+        gates.append([*max(singles, key=lambda single: single["partial_auc"]).values(), *read])
     table(
         "Gate quality on kinds of prompts it had not seen: the best layer (all: selection.png), and what is read",
         ["malicious prompts", "layer", "mu", "alpha", "AUC", "partial AUC", "layers read", "AUC", "partial AUC"],
-        [[*best[kind].values(), *reads] for kind, reads in zip(kinds, read, strict=True)],
+        gates,
     )
     opened = calibration.get("opened", {})
     table("Held-out prompts that open the gate", ["source", "share"], [[k, v] for k, v in opened.items()])

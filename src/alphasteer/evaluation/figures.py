@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alphasteer.learning.record import recorded_gates
 from alphasteer.steering import Steering
 from alphasteer.steering.formula import gate_score
 
@@ -87,15 +88,10 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
         record: of a fit; see ``alphasteer inspect``.
     """
     figure, (left, right) = _axes((12, 4.2))
-    chosen = record.get("gate", {})
-    read_outs = chosen.get("read_outs", [chosen] if chosen else [])  # the paper's form chooses none
-    by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for gate in record["gates"]:
-        by_kind.setdefault(gate["kind"], []).append(gate)
-    for number, (kind, gates) in enumerate(by_kind.items()):
+    for kind, (gates, taken) in recorded_gates(record).items():
         look = _look(kind)
         layers, areas = [gate["layer"] for gate in gates], [gate["partial_auc"] for gate in gates]
-        read = read_outs[number]["layers"] if number < len(read_outs) else []
+        read = taken["layers"] if taken else []
         left.plot(layers, areas, markerfacecolor="none", label=f"kind {kind}", **look)
         left.plot(layers, areas, markevery=[layer in read for layer in layers], **{**look, "linestyle": "none"})
     left.set(

@@ -52,7 +52,7 @@ def draw_figures(
     sides = [{name: fitted.of(prompts.prompts, name) for name, prompts in side.items()} for side in (benign, malicious)]
     gates = {}
     for layer, how in fits.items():
-        low, high = ({name: by_layer[layer][:, :width] for name, by_layer in side.items()} for side in sides)
+        low, high = (_reply_starts(layer, side, width) for side in sides)
         solve = partial(gate_from_moments, mu=how["mu"], alpha=how["alpha"])
         gates[layer] = LayerFit(low, high, weigh=True).read_out(solve)
     sample = {name: prompts.limit(PROMPTS_A_CLASS) for name, prompts in test.items()}

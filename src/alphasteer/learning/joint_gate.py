@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from torch import Tensor
 
 from alphasteer.learning.calibration import Calibration, calibrate
 from alphasteer.learning.crossing import Scores
 from alphasteer.learning.gate_choice import GateCandidate
 from alphasteer.learning.readings import ByLayer, Examined
 from alphasteer.learning.settings import FitSettings
-from alphasteer.steering.formula import gate_score
+from alphasteer.steering.formula import gate_score, loudest
 
 OPENS = 1.0
 """The score from which benign prompts of kinds not seen go beyond their budget (see ``join``)."""
@@ -90,25 +90,20 @@ def join(views: Sequence[Sequence[GateCandidate]], budget: float) -> ChosenGate:
         views: the read-outs chosen for each kind of malicious prompts, from each view of the same prompts.
         budget: share of benign prompts of kinds not seen that may open it (see ``unseen_budget``).
     """
-    gates = [
-        [r.over(max(FAINTEST, beyond(r.benign, budget / len(read_outs)))) for r in read_outs] for read_outs in views
-    ]
-    loudest = [{name: torch.stack([r.benign[name] for r in gate]).amax(0) for name in gate[0].benign} for gate in gates]
-    means = {name: torch.stack([scores[name] for scores in loudest]).mean(0) for name in loudest[0]}
+    most, every = max(map(len, views)), []
+    for read_outs in views:
+        gate = [r.over(max(FAINTEST, beyond(r.benign, budget / len(read_outs)))) for r in read_outs]
+        every += [*gate, *[gate[0]] * (most - len(gate))]  # as many of each: the first stands again
+    means = {name: loudest(torch.stack([r.benign[name] for r in every], -1), len(views)) for name in every[0].benign}
     unit = max(FAINTEST, beyond(means, budget))
-    w = {layer: rows / unit for layer, rows in _stacked(gates).items()}
-    return ChosenGate(w, tuple(read_out for gate in gates for read_out in gate))
-
-
-def _stacked(gates: Sequence[Sequence[GateCandidate]]) -> dict[int, Tensor]:
-    """By layer, of shape (g, k, d); where one gate has fewer read-outs than another, its first stands again."""
-    most = max(map(len, gates))
-    full = [[*gate, *[gate[0]] * (most - len(gate))] for gate in gates]
-    layers = sorted({layer for gate in gates for read_out in gate for layer in read_out.w})
-    nothing = torch.zeros_like(next(iter(gates[0][0].w.values())))
-    w = {n: torch.stack([torch.stack([r.w.get(n, nothing) for r in gate]) for gate in full]) for n in layers}
-    # Gates of one read-out are as linear as their mean.
-    return w if most > 1 else {n: rows.mean(0, keepdim=True) for n, rows in w.items()}
+    nothing = torch.zeros_like(next(iter(every[0].w.values())))
+    w = {
+        layer: torch.stack([r.w.get(layer, nothing) / unit for r in every]).reshape(len(views), most, -1)
+        for layer in sorted({layer for r in every for layer in r.w})
+    }
+    if most == 1:  # gates of one read-out are as linear as their mean
+        w = {layer: rows.mean(0, keepdim=True) for layer, rows in w.items()}
+    return ChosenGate(w, tuple(chain(*views)))
 
 
 def calibrated(gate: ChosenGate, placings: Sequence[Examined], settings: FitSettings) -> Calibration:

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain, repeat
 from typing import Any
 
 from alphasteer.learning.calibration import METHOD, Calibration
@@ -68,6 +69,23 @@ def fit_record(
             "refused": {"vanilla": selected.before, "steered": best.refused},
         },
     }
+
+
+def recorded_gates(record: Mapping[str, Any]) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]]:
+    """By kind of malicious prompts, the gates of its single layers and the read-out that is taken of them.
+
+    None is taken in the paper's form, which keeps every pushed layer's.
+
+    Args:
+        record: of a fit.
+    """
+    chosen = record.get("gate", {})
+    read_outs = chosen.get("read_outs", [chosen] if chosen else [])
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for gate in record.get("gates", []):
+        by_kind.setdefault(gate["kind"], []).append(gate)
+    taken = chain(read_outs, repeat(None))
+    return {kind: (gates, read_out) for (kind, gates), read_out in zip(by_kind.items(), taken, strict=False)}
 
 
 def _decision_record(gate: ChosenGate, calibration: Calibration, settings: FitSettings) -> dict[str, Any]:
