@@ -1,6 +1,7 @@
 """The command line on a tiny model saved in a folder: as a user would call it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import let_letters_refuse, tiny_model, tiny_tokenizer
@@ -56,16 +57,17 @@ def test_fit_writes_an_artefact_that_inspect_explains(artefact):
 
 
 def test_inspect_shows_each_kinds_best_layer_beside_what_is_read_of_it(artefact, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "250")
     record = Steering.from_pretrained(artefact).record
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in call("inspect", artefact).stdout.splitlines()]
-    kinds = list(dict.fromkeys(gate["kind"] for gate in record["gates"]))
-    assert len(kinds) > 1
-    for kind, read_out in zip(kinds, record["gate"]["read_outs"], strict=True):
-        best = max((gate for gate in record["gates"] if gate["kind"] == kind), key=lambda gate: gate["partial_auc"])
-        shown = [best["layer"], *(f"{best[key]:.3f}" for key in ("mu", "alpha", "auc", "partial_auc"))]
-        shown += [read_out["layers"], f"{read_out['auc']:.3f}", f"{read_out['partial_auc']:.3f}"]
-        assert [kind, *map(str, shown)] in lines
+    assert len(record["gates"]) > 1
+    for learned in record["gates"]:
+        best, taken = max(learned["single_layers"], key=lambda of: of["partial_auc"]), learned["read_out"]
+        malicious = ", ".join(f"{count} {Path(name).stem}" for name, count in learned["malicious"].items())
+        shown = [f"{learned['prompts']}, {learned['place']}", malicious, best["layer"]]
+        shown += [f"{best[key]:.3f}" for key in ("mu", "alpha", "auc", "partial_auc")]
+        shown += [taken["layers"], f"{taken['auc']:.3f}", f"{taken['partial_auc']:.3f}"]
+        assert [*map(str, shown)] in lines
 
 
 def test_generate_from_arguments_and_files(artefact, place):

@@ -16,8 +16,8 @@ from alphasteer.resuming import Shelf
 def test_both_pictures_are_drawn_and_the_model_is_left_unsteered(llama, tokenizer, tmp_path):
     plt = pytest.importorskip("matplotlib.image")
     steering = hand_made(llama, ChatTemplate(tokenizer).reply_start, threshold=0.0, ceiling=1.0)
-    gates = [{"kind": "1", "layer": n, "mu": 10.0, "alpha": 0.1} for n in (1, 2, 3)]
-    steering = replace(steering, record={"gates": gates})
+    singles = [{"layer": n, "mu": 10.0, "alpha": 0.1} for n in (1, 2, 3)]
+    steering = replace(steering, record={"gates": [{"single_layers": singles}]})
     kinds = {name: PromptSet.of([f"{name} {n}" for n in range(6)]) for name in ("benign", "harmful")}
     fitted = {name: PromptSet.of([f"fit {name} {n}" for n in range(6)]) for name in kinds}
     ids = torch.tensor([[1, 2, 3]])

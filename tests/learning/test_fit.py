@@ -259,13 +259,18 @@ def test_sources_of_one_name_are_told_apart(model):
     assert set(steering.record["calibration"]["opened"]) == {"prompts", "prompts (2)", "prompts (3)"}
 
 
+def learned(steering):
+    """From which views, of which kinds."""
+    return [(gate["prompts"], gate["place"], gate["kind"]) for gate in steering.record["gates"]]
+
+
 def test_a_gate_reads_the_prompts_end_too_unless_told_otherwise(llama):
     settings = QUICK.model_copy(update={"contexts": False})
     both, alone = (run(llama, settings=settings.model_copy(update={"prompt_end": p})) for p in (True, False))
     assert (both.reads_prompt_end, alone.reads_prompt_end) == (True, False)
     assert (both.prompt_end.most, alone.prompt_end) == (32, None)
-    kinds = [list(dict.fromkeys(gate["kind"] for gate in s.record["gates"])) for s in (both, alone)]
-    assert kinds == [["1", "1, prompt end"], ["1"]]
+    assert learned(both) == [("alone", "reply start", 1), ("alone", "prompt end", 1)]
+    assert learned(alone) == [("alone", "reply start", 1)]
     # A part of the mean is the gate that reads the reply start alone, on all its layers.
     width = alone.hidden_size
     factors = [
@@ -281,10 +286,11 @@ def test_a_gate_is_learned_from_prompts_in_chats_too_unless_told_otherwise():
     both, alone = run(roomy), run(roomy, settings=QUICK.model_copy(update={"contexts": False}))
     assert both.digest != alone.digest
     assert both.record["prompts"] == alone.record["prompts"]
-    kinds = [list(dict.fromkeys(gate["kind"] for gate in s.record["gates"])) for s in (both, alone)]
-    views = [f"1{how}{end}" for how in ("", " in chats", ", others in chats") for end in ("", ", prompt end")]
-    assert kinds == [views, views[:2]]
-    assert len(both.record["gate"]["read_outs"]) == 6
+    stand = ("alone", "half in chats", "other half in chats")
+    views = [(prompts, place, 1) for prompts in stand for place in ("reply start", "prompt end")]
+    assert [learned(both), learned(alone)] == [views, views[:2]]
+    fitted = {"h": both.record["prompts"]["malicious"]["h"]["fit"]}
+    assert all(gate["malicious"] == fitted for gate in both.record["gates"])
     assert both.pushes[0].gate.read_outs == 1, "one kind each: the mean of six read-outs is one"
     assert both.pushes[0].gate.threshold >= 1
 
@@ -306,8 +312,7 @@ def test_chats_of_the_users_own_are_not_put_into_others(model):
     ]
     steering = fit(model, tiny_tokenizer(), *chats, settings=QUICK, report=listener)
     assert any("No prompt can be put into another chat" in message for message in listener.said)
-    assert {gate["kind"] for gate in steering.record["gates"]} == {"1", "1, prompt end"}
-    assert len(steering.record["gate"]["read_outs"]) == 2
+    assert learned(steering) == [("alone", "reply start", 1), ("alone", "prompt end", 1)]
 
 
 def test_a_name_on_both_sides_is_not_taken_for_one_source(model):

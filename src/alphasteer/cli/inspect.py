@@ -1,6 +1,7 @@
 """``alphasteer inspect``: what an artefact is and what was measured when it was fitted."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from alphasteer.cli.options import AsJson, Folder
@@ -13,7 +14,6 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from alphasteer.learning.record import recorded_gates
     from alphasteer.steering import Steering
 
     steering = Steering.from_pretrained(folder)
@@ -77,12 +77,14 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
         since = " Its thresholds have been set anew since." if "held_for" in calibration else ""
         console.print(f"Why this push: {selection['reason']}{since}")
     gates = []
-    for singles, taken in recorded_gates(record).values():
-        read = [taken["layers"], taken["auc"], taken["partial_auc"]] if taken else ["", "", ""]
-        gates.append([*max(singles, key=lambda single: single["partial_auc"]).values(), *read])
+    for learned in record.get("gates", []):
+        best = max(learned["single_layers"], key=lambda single: single["partial_auc"])
+        malicious = ", ".join(f"{count} {Path(name).stem}" for name, count in learned["malicious"].items())
+        taken = list(learned["read_out"].values()) if learned["read_out"] else ["", "", ""]
+        gates.append([f"{learned['prompts']}, {learned['place']}", malicious, *best.values(), *taken])
     table(
         "Gate quality on kinds of prompts it had not seen: the best layer (all: selection.png), and what is read",
-        ["malicious prompts", "layer", "mu", "alpha", "AUC", "partial AUC", "layers read", "AUC", "partial AUC"],
+        ["prompts", "malicious", "layer", "mu", "alpha", "AUC", "partial AUC", "layers read", "AUC", "partial AUC"],
         gates,
     )
     opened = calibration.get("opened", {})

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphasteer.learning.record import recorded_gates
 from alphasteer.steering import Steering
 from alphasteer.steering.formula import gate_score
 
 # Okabe and Ito's palette: told apart in every common form of colour blindness.
 COLOURS = {"benign": "#0072B2", "borderline": "#56B4E9", "harmful": "#D55E00", "jailbreak": "#CC79A7"}
+LINES = {"alone": "-", "half in chats": "--", "other half in chats": ":"}
+MARKERS = {"reply start": "o", "prompt end": "^"}
 
 
 def gate_figure(
@@ -88,11 +89,18 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
         record: of a fit; see ``alphasteer inspect``.
     """
     figure, (left, right) = _axes((12, 4.2))
-    for kind, (gates, taken) in recorded_gates(record).items():
-        look = _look(kind)
-        layers, areas = [gate["layer"] for gate in gates], [gate["partial_auc"] for gate in gates]
+    for gate in record["gates"]:
+        singles, taken = gate["single_layers"], gate["read_out"]
+        layers, areas = [single["layer"] for single in singles], [single["partial_auc"] for single in singles]
         read = taken["layers"] if taken else []
-        left.plot(layers, areas, markerfacecolor="none", label=f"kind {kind}", **look)
+        look = {
+            "color": f"C{gate['kind'] - 1}",
+            "linestyle": LINES[gate["prompts"]],
+            "marker": MARKERS[gate["place"]],
+            "markersize": 5,
+        }
+        name = f"kind {gate['kind']}, {gate['prompts']}, {gate['place']}"
+        left.plot(layers, areas, markerfacecolor="none", label=name, **look)
         left.plot(layers, areas, markevery=[layer in read for layer in layers], **{**look, "linestyle": "none"})
     left.set(
         title="One layer's gates on unseen kinds (filled: taken)",
@@ -114,17 +122,6 @@ def selection_figure(path: Path, record: Mapping[str, Any]) -> None:
         ylabel="surprise at own refusals, nats a token",
     )
     _save(figure, path)
-
-
-def _look(kind: str) -> dict[str, Any]:
-    """Colours tell the kinds of malicious prompts that were found in a view, lines and markers the view."""
-    line = ":" if "others" in kind else "--" if "chats" in kind else "-"
-    return {
-        "color": f"C{int(kind[0]) - 1}",
-        "linestyle": line,
-        "marker": "^" if "end" in kind else "o",
-        "markersize": 5,
-    }
 
 
 def _axes(size: tuple[float, float], share: bool = False) -> tuple[Any, Sequence[Any]]:

@@ -45,7 +45,7 @@ def draw_figures(
         report: follows the reading.
     """
     decoder, template = find_decoder(model), ChatTemplate(tokenizer)
-    fits = {fit["layer"]: fit for fit in steering.record["gates"] if fit["kind"] == "1"}
+    fits = {fit["layer"]: fit for fit in steering.record["gates"][0]["single_layers"]}
     layers = range(min(fits), max(fits) + 1)
     width, end = decoder.hidden_size, steering.prompt_end
     fitted = Readings(model, decoder, template, layers, shelf, report, [weights_digest(model)], prompt_end=end)

@@ -107,20 +107,24 @@ class Evidence:
         return self._examined(self._sides, "")
 
     @cached_property
-    def in_chats(self) -> dict[str, Examined]:
-        """The same, half of the prompts in chats, held-out ones in others, and the other half (see ``in_contexts``).
+    def placings(self) -> dict[str, Examined]:
+        """The same by how the prompts stand: alone, half of them in chats, and the other half (see ``in_contexts``).
 
-        By how they stand; nothing if no prompt can be put into a chat.
+        Held-out prompts stand in other chats than those to fit on. Alone only, if no prompt can be put into a chat,
+        and where none is to be.
         """
-        found, alone, longest = {}, [[s.fit for s in side] for side in self._sides], context_length(self.model)
-        for other_half, how in ((False, " in chats"), (True, ", others in chats")):
+        found = {"alone": self.examined}
+        if not self.settings.contexts or self.settings.preset == "paper":
+            return found
+        alone, longest = [[s.fit for s in side] for side in self._sides], context_length(self.model)
+        for other_half, how in ((False, "half in chats"), (True, "other half in chats")):
             place = in_contexts(self.template, self.settings.seed, longest, other_half=other_half)
             placed = [
                 [replace(s, fit=place(s.fit, "fit"), held_out=place(s.held_out, "validation")) for s in side]
                 for side in self._sides
             ]
             if [[s.fit for s in side] for side in placed] != alone:
-                found[how] = self._examined(placed, how)
+                found[how] = self._examined(placed, f", {how}")
         return found
 
     @property

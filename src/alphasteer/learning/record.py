@@ -1,9 +1,9 @@
 """What an artefact remembers of how it came about, as plain JSON values."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 from alphasteer.learning.calibration import METHOD, Calibration
@@ -13,6 +13,7 @@ from alphasteer.learning.joint_gate import ChosenGate
 from alphasteer.learning.push_choice import Trial
 from alphasteer.learning.selection import Selected
 from alphasteer.learning.settings import FitSettings
+from alphasteer.learning.views import LearnedKind
 from alphasteer.prompts import union
 
 PACKAGES = ("alphasteer", "torch", "transformers")
@@ -20,14 +21,14 @@ PACKAGES = ("alphasteer", "torch", "transformers")
 
 def fit_record(
     evidence: Evidence,
-    singles: Mapping[str, Sequence[GateCandidate]],
+    learned: Sequence[LearnedKind],
     decision: tuple[ChosenGate, Calibration] | None,
     selected: Selected,
 ) -> dict[str, Any]:
     """The record of a fit.
 
     Args:
-        singles: the read-outs of single layers that were compared, by kind of malicious prompts.
+        learned: what each view taught of each kind of malicious prompts.
         decision: the gate that decides and its operating point; None of the paper's form, which promises nothing.
         selected: the push, and how it was found.
     """
@@ -50,11 +51,7 @@ def fit_record(
             for side, sources in (("benign", examples.benign), ("malicious", examples.malicious))
         },
         "contrast": {"rule": best.rule, "found": {c.rule: [len(c.refused), len(c.complied)] for c in contrasts}},
-        "gates": [
-            _gate_record(kind, c)
-            for kind, of_kind in singles.items()
-            for c in sorted(best_by_layer(of_kind), key=lambda c: c.layer)
-        ],
+        "gates": [_kind_record(kind, taken=decision is not None) for kind in learned],
         **({} if decision is None else _decision_record(*decision, settings)),
         "selection": {
             "reason": selected.reason,
@@ -71,23 +68,6 @@ def fit_record(
     }
 
 
-def recorded_gates(record: Mapping[str, Any]) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]]:
-    """By kind of malicious prompts, the gates of its single layers and the read-out that is taken of them.
-
-    None is taken in the paper's form, which keeps every pushed layer's.
-
-    Args:
-        record: of a fit.
-    """
-    chosen = record.get("gate", {})
-    read_outs = chosen.get("read_outs", [chosen] if chosen else [])
-    by_kind: dict[str, list[dict[str, Any]]] = {}
-    for gate in record.get("gates", []):
-        by_kind.setdefault(gate["kind"], []).append(gate)
-    taken = chain(read_outs, repeat(None))
-    return {kind: (gates, read_out) for (kind, gates), read_out in zip(by_kind.items(), taken, strict=False)}
-
-
 def _decision_record(gate: ChosenGate, calibration: Calibration, settings: FitSettings) -> dict[str, Any]:
     return {
         "gate": {
@@ -95,7 +75,6 @@ def _decision_record(gate: ChosenGate, calibration: Calibration, settings: FitSe
             "auc": gate.auc,
             "partial_auc": gate.partial_auc,
             "held_out_auc": calibration.auc,
-            "read_outs": [_read_out_record(read_out) for read_out in gate.read_outs],
         },
         "calibration": {
             "method": METHOD,
@@ -111,14 +90,22 @@ def _decision_record(gate: ChosenGate, calibration: Calibration, settings: FitSe
     }
 
 
-def _read_out_record(candidate: GateCandidate) -> dict[str, Any]:
-    prompts = sum(map(len, candidate.malicious.values()))
-    return {"layers": sorted(candidate.w), "malicious": prompts, **_areas(candidate)}
+def _kind_record(kind: LearnedKind, *, taken: bool) -> dict[str, Any]:
+    """Where no read-out is taken, as in the paper's form, every pushed layer keeps its own."""
+    singles = sorted(best_by_layer(list(chain(*kind.drawn))), key=lambda single: single.layer)
+    return {
+        "prompts": kind.view.prompts,
+        "place": kind.view.place,
+        "kind": kind.number,
+        "malicious": {name: len(scores) for name, scores in singles[0].malicious.items() if len(scores)},
+        "single_layers": [_single_record(single) for single in singles],
+        "read_out": {"layers": sorted(kind.read_out.w), **_areas(kind.read_out)} if taken else None,
+    }
 
 
-def _gate_record(kind: str, candidate: GateCandidate) -> dict[str, Any]:
-    ((layer, mu, alpha),) = candidate.fits
-    return {"kind": kind, "layer": layer, "mu": mu, "alpha": alpha, **_areas(candidate)}
+def _single_record(single: GateCandidate) -> dict[str, Any]:
+    ((layer, mu, alpha),) = single.fits
+    return {"layer": layer, "mu": mu, "alpha": alpha, **_areas(single)}
 
 
 def _areas(candidate: GateCandidate) -> dict[str, float]:
