@@ -46,7 +46,7 @@ class FitSettings(BaseModel):
         0.01,
         gt=0,
         lt=1,
-        description="Share of benign prompts that may be altered; of kinds not seen too, given 5,000 to fit on.",
+        description="Share of benign prompts that may be altered; of unseen kinds too, if 5,000 or more are fitted on.",
     )
     source_budget: float = Field(
         0.03, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
