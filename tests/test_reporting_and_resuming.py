@@ -69,3 +69,21 @@ def test_a_journal_damaged_in_the_middle_is_named(tmp_path):
     path.write_text("[0, broken\n" + path.read_text())
     with pytest.raises(AlphaSteerError, match="is damaged"):
         shelf.journal("replies", [1])
+
+
+def test_a_journal_torn_within_a_letter_goes_on(tmp_path):
+    journal = Shelf(tmp_path).journal("j", 1)
+    journal.add({0: "né"})
+    with journal.path.open("ab") as file:
+        file.write('[1, "é'.encode()[:-1])
+    assert Shelf(tmp_path).journal("j", 1).entries == {0: "né"}
+
+
+def test_what_is_said_is_printed_as_it_is(capsys):
+    """Brackets were once taken for markup: of a model's [/INST] it died, of a folder's [name] nothing was left."""
+    reporter = ConsoleReporter()
+    reporter.say("It failed on [/INST] in runs/[test]")
+    list(reporter.track([(1, 1)], "Reading my[1].txt", 1))
+    told = capsys.readouterr().err
+    assert "It failed on [/INST] in runs/[test]" in told
+    assert "Reading my[1].txt" in told

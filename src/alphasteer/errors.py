@@ -34,6 +34,11 @@ class EvaluationError(AlphaSteerError):
     """A suite cannot be evaluated as it stands."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says first; its kind, if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def first_problem(error: "ValidationError", whole: str) -> tuple[str, str]:
     """The first thing that is wrong with given values: where, and what.
 

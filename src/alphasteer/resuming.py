@@ -108,16 +108,16 @@ class Journal:
         self.path = path
         self.entries: dict[Any, Any] = {}
         if path is not None and path.exists():
-            text = path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]
-            for line in filter(None, whole.split("\n")):  # not splitlines: replies hold other line separators
+            found = path.read_bytes()
+            whole = found[: found.rfind(b"\n") + 1]
+            for line in filter(None, whole.split(b"\n")):  # not splitlines: replies hold other line separators
                 try:
                     index, value = json.loads(line)
                 except ValueError as error:
                     raise AlphaSteerError(f"{path} is damaged ({error}); remove it and run again.") from error
                 self.entries[index] = value
-            if whole != text:
-                write_whole(path, whole.encode())
+            if whole != found:
+                write_whole(path, whole)
 
     def add(self, values: Mapping[Any, Any]) -> None:
         """Keep these values."""

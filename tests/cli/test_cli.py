@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from conftest import let_letters_refuse, tiny_model, tiny_tokenizer
+from rich.console import Console
 from typer.testing import CliRunner
 
+from alphasteer.cli import chat
 from alphasteer.cli import main as cli
 from alphasteer.cli.options import output_folder
 from alphasteer.resuming import alone_in
@@ -279,3 +281,38 @@ def test_calibrate_says_that_prompts_were_fitted_on(artefact, place):
     new = call("calibrate", artefact, "--benign", place / "new.txt", *options)
     assert new.exit_code == 0, (new.output, new.exception)
     assert "was fitted on" not in new.stderr.replace("\n", " ")
+
+
+def test_a_prompt_in_two_files_counts_once_for_the_promise(artefact, place):
+    again = place / "again.txt"
+    again.write_text((place / "fine.txt").read_text() + "\nand one more")
+    files = ["--benign", place / "fine.txt", "--benign", again]
+    result = call("calibrate", artefact, *files, "--benign-budget", 0.1, "-o", place / "once", "--json")
+    assert json.loads(result.stdout)["n"] == 49
+    assert "48 prompts stand in several sources and count once." in result.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(artefact, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alphasteer.steering.load_steered", interrupted)
+    result = call("score", artefact, "--prompts", "starter:benign")
+    assert result.exit_code == 130
+    assert "run the same command again to go on" in result.stderr
+
+
+def test_an_interrupted_reply_keeps_what_was_said(llama, tokenizer, monkeypatch, capsys):
+    from transformers import TextStreamer
+
+    shown = []
+
+    def finalized(self, text, stream_end=False):
+        shown.append(text)
+        if len("".join(shown)) > 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TextStreamer, "on_finalized_text", finalized)
+    said = chat._stream(llama, tokenizer, [{"role": "user", "content": "Hello"}], 60, Console())
+    assert said == "".join(shown)
+    assert said

@@ -4,7 +4,7 @@ import pytest
 from conftest import Listener, hand_made
 
 from alphasteer.errors import EvaluationError
-from alphasteer.evaluation import Suite, evaluate, markdown_table, read_judge, results, verdicts
+from alphasteer.evaluation import Suite, check_evaluation, evaluate, markdown_table, read_judge, results, verdicts
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.replies import Reply, refuses
 from alphasteer.reporting import LogReporter
@@ -51,7 +51,8 @@ def test_a_judge_is_a_function_or_a_class_from_a_file_or_a_package(own):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mine", "names no judge"),
+        ("mine", "names no judge; write phrases"),
+        ("not a name:x y", "names nothing to call"),
         ("nowhere.to.be.found:Judge", "cannot be imported"),
         ("{own}:Absent", "has no Absent"),
         ("{own}:number", "cannot be called"),
@@ -197,3 +198,9 @@ def test_a_model_that_says_nothing_neither_refuses_nor_makes_sense(llama, tokeni
     (outcome,) = evaluate(llama, tokenizer, suites, {"vanilla": None}, LogReporter(), shelf=Shelf(), max_new_tokens=4)
     assert all(len(reply.tokens) == 1 for reply in outcome.replies["vanilla"])
     assert (outcome.share("vanilla", "refusal"), outcome.share("vanilla", "coherent")) == (0, 0)
+
+
+@pytest.mark.parametrize("spec", ["phrases", "hf:some/classifier", "mine"])
+def test_what_cannot_prefer_is_refused_before_anything_is_replied_to(spec):
+    with pytest.raises(EvaluationError, match="names nothing to call"):
+        check_evaluation([], preference_judge=spec)

@@ -54,3 +54,11 @@ def test_a_source_of_which_nothing_is_used_is_named():
     tests = PromptSet.of([Prompt.of(f"t {n}", str(n), split="test") for n in range(9)], "only tests")
     gathered([PromptSet.of(BENIGN, "a"), tests], listener)
     assert any("No prompt of only tests is used" in message for message in listener.said)
+
+
+def test_how_much_of_a_long_source_is_read_is_said():
+    listener = Listener()
+    long = PromptSet.of([f"{n} " * 100 for n in range(100, 150)], "long")
+    gathered([PromptSet.of(BENIGN, "a"), long], listener, settings=FitSettings(characters=4_000))
+    (said,) = (message for message in listener.said if message.startswith("Of long"))
+    assert said == "Of long 10 of 50 prompts are read, which hold 4,000 characters (setting characters)."

@@ -84,6 +84,23 @@ def test_refined_directions_are_tried_beside_those_of_the_contrast(model):
     assert len(plain.record["trials"]) == len(plain.record["selection"]["searched"])
 
 
+def test_one_bar_is_drawn_at_a_time(model):
+    """Terminals' libraries of before rich 14.1 die of a second one, which the search's first try once drew."""
+
+    class OneAtATime(Listener):
+        drawn = 0
+
+        def track(self, items, description, total):
+            assert not self.drawn, description
+            self.drawn += 1
+            yield from super().track(items, description, total)
+            self.drawn -= 1
+
+    steering = run(model, settings=WIDE, benign_validation=ALIKE, report=OneAtATime())
+    assert steering.record["selection"]["searched"]
+    assert steering.record["selection"]["altered"], "no benign prompt opens the gate: nothing would be drawn twice"
+
+
 def test_without_tries_directions_are_refined_above_the_gate_and_chosen_by_replies(model):
     record = run(model, settings=QUICK.model_copy(update={"trials": 0})).record
     assert not record["selection"]["searched"]
@@ -337,7 +354,7 @@ def test_contradictions_and_duplicates_are_counted_and_said(model):
         (BENIGN[:9], HARMFUL, LearningError, "benign prompts are there to fit on"),
         (BENIGN, HARMFUL[:5], LearningError, "malicious prompts are there to fit on"),
         (BENIGN, BENIGN, LearningError, "Only 0 benign"),
-        ([*BENIGN, "x" * 600], HARMFUL, PromptError, "more than the model's context of 512"),
+        ([*BENIGN, "x" * 600], HARMFUL, PromptError, "more than the 512 that the model's context"),
     ],
 )
 def test_prompts_that_teach_nothing_are_refused(model, benign, harmful, error, message):

@@ -6,7 +6,7 @@ import transformers
 from conftest import tiny_model, tiny_tokenizer
 
 from alphasteer.errors import ModelError
-from alphasteer.models import check_decoder, find_decoder, fingerprint, load_model, model_fields
+from alphasteer.models import check_decoder, find_decoder, fingerprint, load_model, loaded_digest, model_fields
 
 
 def test_layers_are_found_and_proven_in_every_architecture(any_model):
@@ -82,6 +82,16 @@ def test_a_fingerprint_knows_fine_tunes_and_templates_but_not_precision(tokenize
     assert model_fields(tiny_model("Llama", num_hidden_layers=3))["layers"] == 3
 
 
+def test_a_shelf_tells_models_apart_that_differ_in_their_matrices_alone():
+    """Merged adapters leave norms as they are: one's replies were once taken for the other's."""
+    model = tiny_model("Llama")
+    before = loaded_digest(model)
+    assert before == loaded_digest(tiny_model("Llama"))
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(1.001)
+    assert before != loaded_digest(model)
+
+
 def test_loading_a_folder_and_what_is_said_of_a_bad_one(tmp_path, tokenizer):
     tiny_model("Llama").save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -92,5 +102,11 @@ def test_loading_a_folder_and_what_is_said_of_a_bad_one(tmp_path, tokenizer):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(str(tmp_path / "empty"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            load_model(str(tmp_path / "m"), device="cuda")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(tmp_path / "m"))
     with pytest.raises(ModelError, match="float8"):
         load_model(str(tmp_path / "m"), dtype="float8")

@@ -96,3 +96,11 @@ def test_a_template_that_takes_one_turn_alone_says_so_in_time():
     )
     chat = ChatTemplate(tiny_tokenizer(template))
     assert chat.prompt_end is None
+
+
+def test_a_chat_that_the_template_has_no_form_for_is_named():
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompts') }}{% endif %}"
+    strict = refusal + CHATML
+    chat = Prompt("mine", ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}))
+    with pytest.raises(PromptError, match=r"'mine' does not fit the model's chat template \(no system prompts\)"):
+        ChatTemplate(tiny_tokenizer(strict)).render(chat)

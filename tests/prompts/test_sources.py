@@ -49,6 +49,10 @@ def test_a_column_of_another_name_and_chats(tmp_path):
     (prompt,) = read_prompts(path)
     assert prompt.messages == tuple(chat)
     assert prompt.text == "Go"
+    reply = {"role": "assistant", "content": "As training data have it."}
+    path = write(tmp_path / "t.jsonl", json.dumps({"messages": [*chat, reply], "prompt": "Hi"}))
+    (prompt,) = read_prompts(path)
+    assert prompt.messages == tuple(chat), "a prompt ends where a reply is due"
 
 
 def test_duplicates_are_dropped_and_counted(tmp_path):
@@ -64,6 +68,8 @@ def test_duplicates_are_dropped_and_counted(tmp_path):
         ("p.jsonl", '{"prompt": "  "}\n', "is empty"),
         ("p.jsonl", "[1]\n", "neither an object nor a text"),
         ("p.jsonl", '{"prompt": 3}\n', "no text and no chat"),
+        ("p.jsonl", '{"messages": [{"role": "user", "content": null}]}\n', "a turn whose role or content is no text"),
+        ("p.jsonl", '{"messages": [{"role": "assistant", "content": "Hi"}]}\n', "is empty"),
         ("p.jsonl", "", "holds no prompts"),
         ("p.json", '{"prompt": "a"}', "no JSON list"),
         ("p.xls", "a", "unknown file type"),

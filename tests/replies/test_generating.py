@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import hand_made
+from conftest import CHATML, hand_made, tiny_tokenizer
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from alphasteer.prompts import ChatTemplate
+from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.replies import PrefilledPrompts, generate_replies
+from alphasteer.replies.judging import spoken
 from alphasteer.reporting import LogReporter
 
 REPORT = LogReporter()
@@ -52,3 +53,15 @@ def test_prefilled_prompts_reply_as_prompts_do(llama, tokenizer, sequences, posi
         assert prefilled.replies(8) == steered
     assert steered != plain
     assert prefilled.replies(8) == plain, "trying a steering must leave the kept cache as it was"
+
+
+def test_a_thought_that_the_template_opens_is_the_replys(llama):
+    """Cut off within it, a reply was once judged by what the model thought."""
+    thinking = tiny_tokenizer(CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    chat, plain = ChatTemplate(thinking), ChatTemplate(tiny_tokenizer())
+    for template, opened in ((chat, True), (plain, False)):
+        ids = [template.render(Prompt.of("Hello"))]
+        (reply,) = generate_replies(llama, thinking, ids, REPORT, max_new_tokens=4)
+        assert reply.text.startswith("<think>") is opened
+        assert PrefilledPrompts(llama, thinking, ids, template.reply_start, REPORT).replies(4) == [reply]
+        assert bool(spoken(reply.text)) is not opened

@@ -57,7 +57,10 @@ def command(
         raise LearningError(f"{folder} is no folder here; say with --output where the new artefact goes.")
     reporter = ConsoleReporter(quiet)
     sets = [read_prompts(spec).limit(limit) for spec in benign]
-    prompts = [(p.category or "uncategorized" if groups is Groups.category else s.name, p) for s in sets for p in s]
+    once = {p.key: (p.category or "uncategorized" if groups is Groups.category else s.name, p) for s in sets for p in s}
+    prompts = list(once.values())
+    if repeated := sum(map(len, sets)) - len(prompts):
+        reporter.say(f"{repeated} prompts stand in several sources and count once.")
     names = [name for name, _ in prompts]
     counts = Counter(names) if groups is not Groups.all else {"all prompts": len(names)}
     for name, count in counts.items():

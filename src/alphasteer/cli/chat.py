@@ -79,17 +79,22 @@ def _stream(model: Any, tokenizer: Any, messages: list[dict[str, str]], max_new_
     from alphasteer.replies.generating import filler_token
 
     ids = torch.tensor([ChatTemplate(tokenizer).render(Prompt("chat", tuple(messages)))], device=model.device)
-    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    said: list[str] = []
+
+    class Kept(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            said.append(text)
+            super().on_finalized_text(text, stream_end)
+
     try:
         with torch.inference_mode():
-            output = model.generate(
+            model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
                 pad_token_id=filler_token(tokenizer),
-                streamer=streamer,
+                streamer=Kept(tokenizer, skip_prompt=True, skip_special_tokens=True),
             )
     except KeyboardInterrupt:
         console.print()
-        return "(interrupted)"
-    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    return "".join(said)

@@ -14,7 +14,7 @@ class ConsoleReporter:
     """A reporter that draws progress bars with a remaining time; quiet, it says nothing at all."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False)
 
     def say(self, message: str) -> None:
         """Print one sentence."""
@@ -23,7 +23,7 @@ class ConsoleReporter:
     def track(self, items: Iterable[tuple[T, int]], description: str, total: int) -> Iterator[T]:
         """Draw a bar that grows by each item's share; where there is no terminal, print one line when done."""
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),

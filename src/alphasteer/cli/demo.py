@@ -1,7 +1,6 @@
 """``alphasteer demo``: a real chat model becomes hard to misuse, in one command and within minutes."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -76,11 +75,15 @@ def command(
     write_whole(output / "results.json", (json.dumps(found, indent=2) + "\n").encode())
     if as_json:
         print(json.dumps(found))
-    elif not quiet:
+    else:
         _show(found, outcomes, output, full_replies)
 
 
-def _peak_memory_mib() -> int:
+def _peak_memory_mib() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
@@ -91,7 +94,7 @@ def _show(found: dict[str, Any], outcomes: Sequence["Outcome"], output: Path, fu
 
     from alphasteer.evaluation import headings, table_rows
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     replies = Table(
         "request", "unsteered", "steered", title="Replies to unseen prompts", title_justify="left", show_lines=True
     )
@@ -105,7 +108,8 @@ def _show(found: dict[str, Any], outcomes: Sequence["Outcome"], output: Path, fu
     for row in table_rows(found):
         table.add_row(*row)
     console.print(table)
-    console.print(f"{found['seconds']:.0f} seconds, {found['peak_memory_mib']} MiB of memory at most.")
+    memory = f", {peak} MiB of memory at most" if (peak := found["peak_memory_mib"]) else ""
+    console.print(f"{found['seconds']:.0f} seconds{memory}.")
     console.print(f"Wrote {output}: results.json, gate.png, activations.png and the artefact in {output / 'steering'}.")
     console.print(f"Try it: alphasteer chat {output / 'steering'}")
 
@@ -122,6 +126,4 @@ def _instructive(outcome: "Outcome") -> list[int]:
 
 
 def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(" ".join(text.split())[:240])
+    return " ".join(text.split())[:240]

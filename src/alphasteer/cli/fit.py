@@ -20,7 +20,7 @@ def command(
     harmful: Annotated[Specs, typer.Option(help=f"What must be refused: {_SPEC}")] = None,
     benign_validation: Annotated[Specs, typer.Option(help=f"Held out whole, to calibrate on: {_SPEC}")] = None,
     harmful_validation: Annotated[Specs, typer.Option(help=f"Held out whole, to choose on: {_SPEC}")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML with any of these options; flags win.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with model, prompts and settings; flags win.")] = None,
     preset: Annotated[str | None, typer.Option(help="default, or paper: a gate a layer, as published.")] = None,
     layers: Annotated[str | None, typer.Option(help="Pushed layers, such as 12-20; chosen if not given.")] = None,
     gate_layer: Annotated[int | None, typer.Option(help="The gate's layer; chosen if not given.")] = None,

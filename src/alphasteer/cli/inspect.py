@@ -39,7 +39,7 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
         }
         print(json.dumps(whole))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
 
     def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         if rows:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 
-from alphasteer.errors import EvaluationError
+from alphasteer.errors import EvaluationError, first_line
 from alphasteer.models import load_model
 
 _POLICY = (
@@ -39,8 +39,7 @@ def classifier_judge(source: str, device: str = "auto") -> Callable[[str, str], 
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EvaluationError(f"The judge {source} cannot be loaded ({reason}); check its name.") from error
+        raise EvaluationError(f"The judge {source} cannot be loaded ({first_line(error)}); check its name.") from error
     if any("SequenceClassification" in name for name in config.architectures or ()):
         return _labels(source, device)
     name = source.lower().replace("-", "")

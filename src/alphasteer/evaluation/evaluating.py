@@ -21,7 +21,7 @@ from alphasteer.evaluation.measures import right_choice, right_number
 from alphasteer.evaluation.preferences import wins
 from alphasteer.evaluation.starts import Starts, StartsOnlooker
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
-from alphasteer.models import context_length, weights_digest
+from alphasteer.models import context_length, loaded_digest
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.replies import MOST_SURPRISE, Reply, compare_replies, is_coherent, surprises
 from alphasteer.reporting import LogReporter, Reporter
@@ -157,9 +157,10 @@ def check_evaluation(suites: Sequence[Suite], judge: str = PHRASES, preference_j
         PromptError: if two suites have one name.
         EvaluationError: if a suite wants a checker that is not installed, or there is no such judge.
     """
-    for spec in (judge, preference_judge):
-        if spec is not None and not spec.startswith(CLASSIFIER):  # classifiers are large, and loaded when they judge
-            read_judge(spec)
+    if not judge.startswith(CLASSIFIER):  # classifiers are large, and loaded when they judge
+        read_judge(judge)
+    if preference_judge is not None:
+        read_callable(preference_judge)
     names = [suite.name for suite in suites]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
@@ -185,7 +186,7 @@ def _fluent(
     """
     own = set(replies[VANILLA])
     other = list(dict.fromkeys(reply for given in replies.values() for reply in given if reply not in own))
-    key = [weights_digest(model), str(model.dtype), [reply.tokens for reply in other]]
+    key = [loaded_digest(model), str(model.dtype), [reply.tokens for reply in other]]
     found = surprises(model, tokenizer, other, LogReporter(), journal=shelf.journal("surprises", key))
     noise = {reply for reply, value in zip(other, found, strict=True) if value > MOST_SURPRISE}
     return {arm: tuple(reply not in noise for reply in given) for arm, given in replies.items()}

@@ -42,6 +42,10 @@ def read_judge(spec: str) -> Judge:
         from alphasteer.evaluation.classifiers import classifier_judge
 
         return classifier_judge(spec.removeprefix(CLASSIFIER))
+    if ":" not in spec:
+        raise EvaluationError(
+            f"{spec!r} names no judge; write {PHRASES}, {CLASSIFIER}org/name, package.module:Name or file.py:Name."
+        )
     called: Judge = read_callable(spec)
     return called
 
@@ -54,9 +58,7 @@ def read_callable(spec: str) -> Callable[..., Any]:
     """
     where, _, name = spec.rpartition(":")
     if not where or not name.isidentifier():
-        raise EvaluationError(
-            f"{spec!r} names no judge; write {PHRASES}, {CLASSIFIER}org/name, package.module:Name or file.py:Name."
-        )
+        raise EvaluationError(f"{spec!r} names nothing to call; write package.module:Name or file.py:Name.")
     module = _from_file(Path(where)) if where.endswith(".py") else _from_package(where)
     judge = getattr(module, name, None)
     if judge is None:

@@ -11,7 +11,7 @@ from alphasteer.evaluation.figures import gate_figure, pca_figure
 from alphasteer.learning import gate_from_moments
 from alphasteer.learning.crossing import LayerFit
 from alphasteer.learning.readings import ByLayer, Readings
-from alphasteer.models import find_decoder, weights_digest
+from alphasteer.models import find_decoder, loaded_digest
 from alphasteer.prompts import ChatTemplate, PromptSet
 from alphasteer.reporting import Reporter
 from alphasteer.resuming import Shelf
@@ -48,7 +48,7 @@ def draw_figures(
     fits = {fit["layer"]: fit for fit in steering.record["gates"][0]["single_layers"]}
     layers = range(min(fits), max(fits) + 1)
     width, end = decoder.hidden_size, steering.prompt_end
-    fitted = Readings(model, decoder, template, layers, shelf, report, [weights_digest(model)], prompt_end=end)
+    fitted = Readings(model, decoder, template, layers, shelf, report, [loaded_digest(model)], prompt_end=end)
     sides = [{name: fitted.of(prompts.prompts, name) for name, prompts in side.items()} for side in (benign, malicious)]
     gates = {}
     for layer, how in fits.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alphasteer.evaluation.arms import Arms
-from alphasteer.models import find_decoder, residual_of, weights_digest
+from alphasteer.models import find_decoder, loaded_digest, residual_of
 from alphasteer.resuming import Shelf
 from alphasteer.steering import Attached, GateReading, Steering
 
@@ -52,7 +52,7 @@ class StartsOnlooker:
             arms: what replies to them; of each that steers, the starts are kept.
         """
         self._model, self._sequences, self._arms, self._shelf = model, sequences, arms, shelf
-        self._same = [weights_digest(model), str(model.dtype)]
+        self._same = [loaded_digest(model), str(model.dtype)]
         self._plain: list[_Forward] = []  # the batch's unsteered one
         self._found: dict[str, dict[str, Tensor]] = {}
 

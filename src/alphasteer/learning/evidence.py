@@ -12,7 +12,7 @@ from alphasteer.learning.directions import mean_direction, refusal_direction
 from alphasteer.learning.examples import Examples, Source
 from alphasteer.learning.readings import Activations, ByLayer, Examined, Readings
 from alphasteer.learning.settings import FitSettings
-from alphasteer.models import Fingerprint, check_decoder, context_length, find_decoder, fingerprint
+from alphasteer.models import Fingerprint, check_decoder, context_length, find_decoder, fingerprint, loaded_digest
 from alphasteer.prompts import ChatTemplate, Prompt, in_contexts, union
 from alphasteer.replies import Reply, compare_replies
 from alphasteer.reporting import Reporter
@@ -51,6 +51,7 @@ class Evidence:
 
     Attributes:
         decoder, template, fingerprint: what is known of the model.
+        loaded: what tells it from others on the shelf.
         readings: activations of any prompts, from the first quarter of the layers on.
         gate_readings: the same up to the highest layer that a gate may read: what lies above need not run; where
             gates read prompts' ends, too, with the means there beside them.
@@ -82,6 +83,7 @@ class Evidence:
         check_decoder(model, self.decoder)
         self.template = ChatTemplate(tokenizer)
         self.fingerprint: Fingerprint = fingerprint(model, tokenizer)
+        self.loaded = loaded_digest(model)
         depth, readable = len(self.decoder), gate_layers(settings, len(self.decoder))
         above = range(readable.start, depth)
         # The paper's form, and the baselines', read at the reply start alone.
@@ -90,9 +92,7 @@ class Evidence:
             report.say("This chat template opens no user's turn alike, so gates read the reply start alone.")
         self.prompt_end = self.template.prompt_end if asked else None
         self.readings, self.gate_readings = (
-            Readings(
-                model, self.decoder, self.template, layers, shelf, report, [self.fingerprint.weights], prompt_end=end
-            )
+            Readings(model, self.decoder, self.template, layers, shelf, report, [self.loaded], prompt_end=end)
             for layers, end in ((above, None), (above if every_layer else readable, self.prompt_end))
         )
 

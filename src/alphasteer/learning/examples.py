@@ -66,8 +66,8 @@ def gather(
         dropped = sum(prompts.dropped for prompts in sets)
         if dropped:
             report.say(f"{dropped} duplicate {name} prompts were left out.")
-        sources = [_split(prompts, settings, whole=len(sets) > count) for prompts in sets[:count]]
-        sources += [_validation(prompts, settings) for prompts in sets[count:]]
+        sources = [_split(prompts, settings, report, whole=len(sets) > count) for prompts in sets[:count]]
+        sources += [_validation(prompts, settings, report) for prompts in sets[count:]]
         sources, repeated = _once(sources)
         if repeated:
             report.say(f"{repeated} held-out {name} prompts stand elsewhere too and are not held out there.")
@@ -109,19 +109,22 @@ def _told_apart(benign: Sequence[Source], malicious: Sequence[Source]) -> Exampl
     return Examples(tuple(map(named, benign)), tuple(map(named, malicious)))
 
 
-def _split(prompts: PromptSet, settings: FitSettings, *, whole: bool) -> Source:
+def _split(prompts: PromptSet, settings: FitSettings, report: Reporter, *, whole: bool) -> Source:
     if _has_splits(prompts):
-        fit = _limited(prompts.where(lambda p: p.split == "fit"), settings)
-        return Source(prompts.name, fit, prompts.where(lambda p: p.split == "validation"))
-    limited = _limited(prompts, settings)
+        fit, held_out = (
+            _limited(prompts.where(lambda p: p.split == split), settings, report)  # noqa: B023 it is called at once
+            for split in ("fit", "validation")
+        )
+        return Source(prompts.name, fit, held_out)
+    limited = _limited(prompts, settings, report)
     if whole:
         return Source(prompts.name, limited, _none_of(prompts))
     return Source(prompts.name, *limited.split(settings.held_out, settings.seed))
 
 
-def _validation(prompts: PromptSet, settings: FitSettings) -> Source:
+def _validation(prompts: PromptSet, settings: FitSettings, report: Reporter) -> Source:
     usable = prompts.where(lambda p: p.split == "validation") if _has_splits(prompts) else prompts
-    return Source(prompts.name, _none_of(prompts), _limited(usable, settings))
+    return Source(prompts.name, _none_of(prompts), _limited(usable, settings, report))
 
 
 def _has_splits(prompts: PromptSet) -> bool:
@@ -145,6 +148,14 @@ def _none_of(prompts: PromptSet) -> PromptSet:
     return prompts.where(lambda _: False)
 
 
-def _limited(prompts: PromptSet, settings: FitSettings) -> PromptSet:
-    limited = prompts.limit(settings.limit, settings.seed)
-    return limited.limit_text(settings.characters, settings.seed) if len(limited) else limited
+def _limited(prompts: PromptSet, settings: FitSettings, report: Reporter) -> PromptSet:
+    asked = prompts.limit(settings.limit, settings.seed)
+    if not len(asked):
+        return asked
+    limited = asked.limit_text(settings.characters, settings.seed)
+    if len(limited) < len(asked):
+        report.say(
+            f"Of {prompts.name} {len(limited):,} of {len(asked):,} prompts are read, which hold "
+            f"{settings.characters:,} characters (setting characters)."
+        )
+    return limited

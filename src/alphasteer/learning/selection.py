@@ -171,15 +171,16 @@ class Selection:
             return [Trial(rule, *window, self._strength) for rule in rules]
         draw, own = random.Random(settings.seed), [reply for _, reply in self.evidence.lessons]
         refusals = [draw.choice(own).tokens[:TOKENS] for _ in malicious]
-        surprise = Surprise(self.model, self.prefilled(malicious), refusals)
+        # Both read their prompts here, before the search draws its bar: older terminals' libraries draw one at a time.
+        surprise, divergence = Surprise(self.model, self.prefilled(malicious), refusals), self._divergence
 
         def measure(push: Trial) -> tuple[float, float]:
             steering = self.build(push)
-            return surprise.under(steering), self._divergence.under(steering)
+            return surprise.under(steering), divergence.under(steering)
 
         whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
         keys = [prompt.key for prompt in (*malicious, *self._altered)]
-        model = [self.evidence.fingerprint.weights, str(self.model.dtype), whole]
+        model = [self.evidence.loaded, str(self.model.dtype), whole]
         search = [asdict(space), settings.divergence, settings.seed, version("optuna")]
         return search_pushes(
             space,

@@ -6,7 +6,7 @@
 from alphasteer.models.caches import shareable_cache
 from alphasteer.models.counting import Tokens, counted_tokens
 from alphasteer.models.decoder import Decoder, check_decoder, find_decoder, layer_lists, residual_of, with_residual
-from alphasteer.models.fingerprint import Fingerprint, fingerprint, model_fields, weights_digest
+from alphasteer.models.fingerprint import Fingerprint, fingerprint, loaded_digest, model_fields
 from alphasteer.models.loading import context_length, load_model
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "fingerprint",
     "layer_lists",
     "load_model",
+    "loaded_digest",
     "model_fields",
     "residual_of",
     "shareable_cache",
-    "weights_digest",
     "with_residual",
 ]

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from alphasteer.models.decoder import find_decoder
 from alphasteer.prompts import ChatTemplate
 
+SAMPLED = 256
+"""About so many values of a parameter, evenly spaced, stand for all of it on a shelf."""
+
 
 class Fingerprint(BaseModel):
     """A model and its tokenizer in a few comparable words.
@@ -17,7 +20,8 @@ class Fingerprint(BaseModel):
         model_id: the name or folder it was loaded from; for people, never compared.
         architecture, hidden_size, layers, vocabulary: from the config.
         weights: SHA-256 of the trunk's one-dimensional parameters (norms, biases) in bfloat16; these survive
-            every loading precision and weight-only quantization, and differ between fine-tunes.
+            every loading precision and weight-only quantization, and differ between models that were trained on.
+            What changes matrices alone (merged adapters, ablated directions) it does not tell.
         tokenizer: SHA-256 of the vocabulary.
         chat_template: SHA-256 of the template's text.
     """
@@ -61,12 +65,23 @@ def model_fields(model: Any) -> dict[str, Any]:
         "hidden_size": decoder.hidden_size,
         "layers": len(decoder),
         "vocabulary": decoder.vocabulary,
-        "weights": weights_digest(model),
+        "weights": _weights_digest(model),
     }
 
 
-def weights_digest(model: Any) -> str:
-    """The fingerprint's ``weights``: what tells a model's results on a shelf from another's."""
+def loaded_digest(model: Any) -> str:
+    """What tells a model's results on a shelf from another's: some values of every parameter as it is loaded."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "meta":
+            values = parameter.detach().flatten()
+            sample = values[:: max(1, len(values) // SAMPLED)].to("cpu").contiguous()
+            digest.update(f"{name} {sample.dtype}".encode())
+            digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _weights_digest(model: Any) -> str:
     digest = hashlib.sha256()
     for name, parameter in find_decoder(model).trunk.named_parameters():
         if parameter.ndim == 1 and parameter.device.type != "meta":

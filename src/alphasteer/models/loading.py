@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from alphasteer.errors import ModelError
+from alphasteer.errors import ModelError, first_line
+
+# What transformers, safetensors and torch raise where a model, a package or a device is not there.
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError)
 
 
 def load_model(source: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
@@ -38,9 +42,10 @@ def load_model(source: str, device: str = "auto", dtype: str = "auto") -> tuple[
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **extra)
         model = AutoModelForCausalLM.from_pretrained(where, dtype=precision, device_map=placement, **extra)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{source} cannot be loaded as a causal language model: {reason}") from error
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{source} cannot be loaded as a causal language model: {first_line(error)}") from error
+    if extra:
+        model.config.name_or_path = str(path)  # transformers notes the folder, which no longer says which file it was
     model.eval()  # type: ignore[no-untyped-call]
     return model, tokenizer
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from alphasteer.errors import ModelError, PromptError
+from alphasteer.errors import ModelError, PromptError, first_line
 from alphasteer.prompts.prompt_end import PromptEnd
 from alphasteer.prompts.prompt_set import Prompt
 
@@ -40,8 +40,19 @@ class ChatTemplate:
         self.reply_start = self._find_reply_start()
 
     def render(self, prompt: Prompt) -> list[int]:
-        """The token ids of one prompt, with the generation prompt at the end."""
-        return self._ids([dict(turn) for turn in prompt.messages], generation_prompt=True)
+        """The token ids of one prompt, with the generation prompt at the end.
+
+        Raises:
+            PromptError: if the template has no form for such a chat.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            return self._ids([dict(turn) for turn in prompt.messages], generation_prompt=True)
+        except TemplateError as error:
+            raise PromptError(
+                f"Prompt {prompt.id!r} does not fit the model's chat template ({first_line(error)}); change its turns."
+            ) from error
 
     def render_all(self, prompts: Sequence[Prompt], context_length: int | None = None) -> list[list[int]]:
         """The token ids of many prompts.
@@ -54,8 +65,8 @@ class ChatTemplate:
             longest, prompt = max(zip(map(len, rendered), prompts, strict=True), key=lambda pair: pair[0])
             if longest > context_length:
                 raise PromptError(
-                    f"Prompt {prompt.id!r} has {longest} tokens, more than the model's context of {context_length}; "
-                    "shorten or remove it."
+                    f"Prompt {prompt.id!r} has {longest} tokens, more than the {context_length} that the model's "
+                    "context leaves; shorten or remove it."
                 )
         return rendered
 

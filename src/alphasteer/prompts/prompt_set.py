@@ -103,7 +103,7 @@ class PromptSet:
     def limit_text(self, characters: int, seed: int = 0) -> "PromptSet":
         """As many prompts as hold at most so much text, at least one; drawn by ``seed``, in source order."""
         drawn = random.Random(seed).sample(range(len(self)), len(self))
-        sizes = itertools.accumulate(len(self.prompts[i].text) for i in drawn)
+        sizes = itertools.accumulate(sum(len(turn["content"]) for turn in self.prompts[i].messages) for i in drawn)
         count = sum(size <= characters for size in sizes)
         return PromptSet(self.name, tuple(self.prompts[i] for i in sorted(drawn[: max(1, count)])), self.dropped)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alphasteer.errors import PromptError
+from alphasteer.errors import PromptError, first_line
 from alphasteer.prompts.prompt_set import Prompt, PromptSet
 from alphasteer.prompts.starter import KINDS, starter_prompts
 
@@ -35,7 +35,8 @@ def read_prompts(spec: str, columns: Columns | None = None) -> PromptSet:
 
     A file is JSONL, JSON (a list), CSV, TSV, Parquet or plain text (one prompt a line); ``PATH:COLUMN`` names
     the column if it is neither ``prompt`` nor ``messages``. ``hub:org/name`` needs the extra ``alphasteer[data]``;
-    ``hub:org/name/file.json`` takes one file of the repository as it is.
+    ``hub:org/name/file.json`` takes one file of the repository as it is. Of a chat that ends with the assistant's
+    reply, as training data do, that turn is left out: a prompt ends where a reply is due.
 
     Raises:
         PromptError: if the source is missing, unreadable, empty or has no such column.
@@ -145,8 +146,7 @@ def _hub_file(repository: str, file: str, spec: str) -> Path:
     try:
         return Path(hf_hub_download(repository, file, repo_type="dataset"))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0]
-        raise PromptError(f"{spec} cannot be fetched ({reason}); check the name and the network.") from error
+        raise PromptError(f"{spec} cannot be fetched ({first_line(error)}); check the name and the network.") from error
 
 
 def _hub_rows(name: str, config: str | None, split: str, spec: str) -> Iterator[Row]:
@@ -157,8 +157,9 @@ def _hub_rows(name: str, config: str | None, split: str, spec: str) -> Iterator[
     try:
         yield from datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: what only a script could load
-        reason = str(error).splitlines()[0]
-        raise PromptError(f"{spec} cannot be loaded ({reason}); check the name, the split and the network.") from error
+        raise PromptError(
+            f"{spec} cannot be loaded ({first_line(error)}); check the name, the split and the network."
+        ) from error
 
 
 def _prompts(rows: Iterable[Row], column: str | None, columns: Columns, spec: str) -> Iterator[Prompt]:
@@ -194,4 +195,8 @@ def _prompt(value: Any, row: Row, number: int, spec: str) -> Prompt:
     turns = value if isinstance(value, list) else []
     if not turns or not all(isinstance(t, Mapping) and {"role", "content"} <= t.keys() for t in turns):
         raise PromptError(f"{spec}: row {number + 1} holds no text and no chat; write a text or role/content turns.")
+    if not all(isinstance(t["role"], str) and isinstance(t["content"], str) for t in turns):
+        raise PromptError(f"{spec}: row {number + 1} has a turn whose role or content is no text; write texts.")
+    if turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
     return Prompt(identity, tuple({"role": t["role"], "content": t["content"]} for t in turns), category, split)

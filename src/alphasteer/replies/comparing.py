@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from alphasteer.models import weights_digest
+from alphasteer.models import loaded_digest
 from alphasteer.prompts import tracked_batches
 from alphasteer.replies.generating import ROWS, TOKEN_BUDGET, Reply
 from alphasteer.replies.prefilled import PrefilledPrompts
@@ -50,7 +50,7 @@ def compare_replies(
         onlooker: sees the arms' forwards.
     """
     reuse = all(steering is None or steering.positions == "reply_start" for steering in arms.values())
-    same = [weights_digest(model), str(model.dtype), max_new_tokens, reuse, sequences]
+    same = [loaded_digest(model), str(model.dtype), max_new_tokens, reuse, sequences]
     journals = {arm: shelf.journal("replies", [*same, given and given.digest]) for arm, given in arms.items()}
     lengths = [len(sequence) + max_new_tokens for sequence in sequences]
 

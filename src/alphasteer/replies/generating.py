@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from alphasteer.prompts import pad, tracked_batches
+from alphasteer.replies.judging import THOUGHT
 from alphasteer.reporting import Reporter
 
 ROWS = 32
 TOKEN_BUDGET = 8192
+REPLY_START_TAIL = 8
+"""Tokens at a prompt's end in which a template may open a thought."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def generate_replies(
             attention_mask=mask.to(model.device),
             **greedy(filler, max_new_tokens),
         )
-        replies |= zip(batch, decoded(model, tokenizer, output[:, ids.shape[1] :]), strict=True)
+        replies |= zip(batch, decoded(model, tokenizer, output, ids.shape[1]), strict=True)
     return [replies[i] for i in range(len(sequences))]
 
 
@@ -63,12 +66,22 @@ def filler_token(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def decoded(model: Any, tokenizer: Any, generated: Tensor) -> list[Reply]:
-    """The replies in generated token ids, of shape (rows, tokens), each up to and with the token that ends its turn."""
+def decoded(model: Any, tokenizer: Any, generated: Tensor, prompt: int) -> list[Reply]:
+    """The replies in generated token ids, each up to and with the token that ends its turn.
+
+    Where the prompt ends with the opening of a thought, as some templates write it, the text begins with it: what
+    never comes to its end is then no reply.
+
+    Args:
+        generated: of shape (rows, prompt + tokens).
+        prompt: how many of these are the prompt's.
+    """
     ends = model.generation_config.eos_token_id
     listed = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
     replies = []
-    for row in generated.tolist():
+    for whole in generated.tolist():
+        row, before = whole[prompt:], tokenizer.decode(whole[:prompt][-REPLY_START_TAIL:])
         length = next((place for place, token in enumerate(row, start=1) if token in listed), len(row))
-        replies.append(Reply(tuple(row[:length]), tokenizer.decode(row[:length], skip_special_tokens=True)))
+        thought = THOUGHT if before.rstrip().endswith(THOUGHT) else ""
+        replies.append(Reply(tuple(row[:length]), thought + tokenizer.decode(row[:length], skip_special_tokens=True)))
     return replies

@@ -122,7 +122,7 @@ class PrefilledPrompts:
                 past_key_values=copy.deepcopy(batch.cache),
                 **greedy(self._filler, max_new_tokens),
             )
-            new = decoded(self.model, self.tokenizer, output[:, batch.ids.shape[1] :])
+            new = decoded(self.model, self.tokenizer, output, batch.ids.shape[1])
             replies.update(zip(batch.rows, new, strict=True))
         return [replies[row] for row in range(self.count)]
 

@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from alphasteer.errors import SteeringError, first_problem
+from alphasteer.errors import SteeringError, first_line, first_problem
 from alphasteer.models import Fingerprint
 from alphasteer.prompts import PromptEnd
 from alphasteer.resuming import write_whole
@@ -186,9 +186,8 @@ def _download(repository: str, revision: str | None) -> Path:
         names = [JSON_NAME, TENSORS_NAME]
         return Path(snapshot_download(repository, revision=revision, allow_patterns=names))
     except (HTTPError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise SteeringError(
-            f"{repository} is neither a folder nor a repository that the Hub gives ({reason}); check the name."
+            f"{repository} is neither a folder nor a repository of the Hub ({first_line(error)}); check the name."
         ) from error
 
 
@@ -206,7 +205,6 @@ def upload_steering(steering: Steering, repository: str, *, private: bool, token
                 api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add AlphaSteer steering")
             )
         except (HTTPError, HfHubHTTPError, HFValidationError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise SteeringError(
-                f"{repository} cannot be uploaded ({reason}); check the name and your token."
+                f"{repository} cannot be uploaded ({first_line(error)}); check the name and your token."
             ) from error
