@@ -12,7 +12,7 @@ def command(
     folder: Folder,
     prompt: Annotated[list[str] | None, typer.Argument(help="What the user says.")] = None,
     prompts: Annotated[str | None, typer.Option(help="A file, hub:org/name[:column] or starter:KIND.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many of the prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     model: Model = None,
     strength: Strength = 1.0,
     max_new_tokens: MaxNewTokens = 200,
@@ -32,7 +32,7 @@ def command(
     from alphasteer.steering import load_steered
 
     reporter = ConsoleReporter(quiet)
-    chosen = (read_prompts(prompts) if prompts else PromptSet.of(prompt or [])).limit(limit)
+    chosen = (read_prompts(prompts) if prompts else PromptSet.of(prompt or [])).first_or_drawn(limit)
     steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
     room = context_length(loaded)
     sequences = ChatTemplate(tokenizer).render_all(chosen.prompts, None if room is None else room - max_new_tokens)
