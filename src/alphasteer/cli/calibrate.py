@@ -65,7 +65,7 @@ def command(
     counts = Counter(names) if groups is not Groups.all else {"all prompts": len(names)}
     for name, count in counts.items():
         check_enough(count, benign_budget, name)
-    steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
+    steering, loaded, tokenizer = load_steered(folder, model, device, dtype, tested=False)
     for source in steering.record.get("prompts", {}).get("benign", {}).values():
         if source["fit"] and source.get("spec") in {s.name for s in sets}:
             reporter.say(

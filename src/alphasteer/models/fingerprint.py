@@ -21,7 +21,7 @@ class Fingerprint(BaseModel):
         architecture, hidden_size, layers, vocabulary: from the config.
         weights: SHA-256 of the trunk's one-dimensional parameters (norms, biases) in bfloat16; these survive
             every loading precision and weight-only quantization, and differ between models that were trained on.
-            What changes matrices alone (merged adapters, ablated directions) it does not tell.
+            Merged adapters and ablated directions change matrices alone: what gates read tells (``check_belongs``).
         tokenizer: SHA-256 of the vocabulary.
         chat_template: SHA-256 of the template's text.
     """

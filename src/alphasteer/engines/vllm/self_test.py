@@ -8,8 +8,9 @@ from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.settings import ServingConfig
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Steering
+from alphasteer.steering.loading import FARTHEST
 
-EXACT, COARSE = 1e-3, 0.1
+EXACT, COARSE = 1e-3, FARTHEST
 """How far scores may lie apart in float32 and below it, as a share of the stored one and at least of 1."""
 
 
