@@ -13,14 +13,14 @@ import pytest
 import torch
 from conftest import sides_of_the_page
 
-from alphasteer.engines.server import Engine, ServerSettings, build_app
+from alphasteer.engines.server import Engine, Server, ServerSettings
 from alphasteer.engines.server.app import _coming
 from alphasteer.engines.server.jobs import Job, Piece
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.replies import generate_replies
 from alphasteer.reporting import LogReporter
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 openai = pytest.importorskip("openai")
 
 TEXTS = [f"tell me about {thing} {'and more ' * n}" for n, thing in enumerate(("rain", "cake", "law", "sea"))]
@@ -35,8 +35,7 @@ class Running:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        config = uvicorn.Config(build_app(self.engine, self.settings), port=port, log_level="error")
-        self.server = uvicorn.Server(config)
+        self.server = Server(self.engine, self.settings, port=port, log_level="error")
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         self.url = f"http://127.0.0.1:{port}"
@@ -239,6 +238,8 @@ def test_stop_strings_end_the_reply_and_are_left_out_even_across_tokens(serve, s
         (chat("hi", vllm_xargs={"alphasteer_strength": 0}), 400, "vllm_xargs is not served"),
         (chat("hi", continue_final_message=True), 400, "continue_final_message is not served"),
         (chat("hi", tools=[{"type": "function"}]), 400, "tools is not served"),
+        (chat("hi", structured_outputs={"choice": ["yes"]}), 400, "structured_outputs is not served"),
+        (chat("hi", use_beam_search=True), 400, "use_beam_search is not served"),
         (chat("hi", alphasteer={"strength": 0.0}), 400, "does not let requests set a strength"),
         (chat("hi", alphasteer={"strenght": 1}), 400, "strenght"),
         ({"model": "tiny", "messages": []}, 400, "messages"),
@@ -303,6 +304,58 @@ def test_a_client_that_goes_frees_its_row_and_the_next_is_served(serve):
     assert time.monotonic() - started < 10, "two thousand tokens of nobody's reply take longer"
 
 
+def queued(server, monkeypatch):
+    """Jobs as they come in."""
+    jobs, submit = [], server.engine.submit
+
+    def watched(job):
+        submit(job)
+        jobs.append(job)
+
+    monkeypatch.setattr(server.engine, "submit", watched)
+    return jobs
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_while_it_waits_takes_its_job_along(serve, monkeypatch, stream):
+    server, going_on = serve(most_rows=1), threading.Event()
+    jobs, working = queued(server, monkeypatch), server.engine.model.generate
+    monkeypatch.setattr(server.engine.model, "generate", lambda **given: going_on.wait(20) and working(**given))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, chat("hi"))
+        until(lambda: jobs)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/chat/completions", json=chat("ho", stream=stream), timeout=0.3)
+        until(lambda: jobs[1].cancelled.is_set())
+        going_on.set()
+        assert first.result().status_code == 200
+        assert not jobs[1].tokens
+
+
+def test_stopping_turns_away_what_waits_and_ends_what_is_written(serve, monkeypatch):
+    server, going_on = serve(most_rows=1), threading.Event()
+    jobs, working = queued(server, monkeypatch), server.engine.model.generate
+    monkeypatch.setattr(server.engine.model, "generate", lambda **given: going_on.wait(20) and working(**given))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        written = pool.submit(server.post, chat("hi"))
+        until(lambda: jobs and not server.engine.waiting)
+        waiting = [pool.submit(server.post, chat("ho")) for _ in range(2)]
+        until(lambda: len(jobs) == 3)
+        server.server.should_exit = True
+        for answer in concurrent.futures.as_completed(waiting):
+            assert answer.result().status_code == 503
+            assert "stopping" in answer.result().json()["error"]["message"]
+        going_on.set()
+        assert written.result().status_code == 200
+
+
 def test_a_reply_that_takes_too_long_is_given_up(serve):
     server = serve(most_rows=1, most_tokens=3000, seconds=0.2)
     answer = server.post(chat("hi", max_tokens=3000))
@@ -365,6 +418,29 @@ def test_the_page_chats_side_by_side_with_gate_meters(serve, browser):
     server = serve(allow_strength=True, most_tokens=8)
     steered, unsteered = sides_of_the_page(browser, server.url, "hi <b>there</b>", meters=2)
     assert steered != unsteered
+
+
+def test_the_page_sends_one_message_at_a_time_and_forgets_what_had_no_reply(serve, browser):
+    server = serve(most_tokens=300)
+    tab = browser.new_page()
+    tab.goto(server.url)
+    tab.wait_for_function("document.getElementById('model').textContent")
+    asked = []
+    tab.on("request", lambda request: asked.append(request.post_data_json) if request.method == "POST" else None)
+    for words in ("one", "two"):
+        tab.fill("#words", words)
+        tab.press("#words", "Enter")
+    tab.wait_for_function("!document.getElementById('send').disabled")
+    assert [len(body["messages"]) for body in asked] == [1]
+    assert tab.input_value("#words") == "two", "not lost: it can be sent now"
+    tab.route("**/v1/chat/completions", lambda route: route.abort())
+    tab.press("#words", "Enter")
+    tab.wait_for_function("document.querySelectorAll('.turn').length == 2 && !document.getElementById('send').disabled")
+    tab.unroute("**/v1/chat/completions")
+    tab.fill("#words", "three")
+    tab.press("#words", "Enter")
+    tab.wait_for_function("document.querySelectorAll('.turn').length == 3 && !document.getElementById('send').disabled")
+    assert [turn["content"] for turn in asked[-1]["messages"]][::2] == ["one", "three"]
 
 
 def test_other_models_are_not_confused(steered_parts):

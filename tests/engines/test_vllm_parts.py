@@ -17,7 +17,7 @@ from alphasteer.engines.vllm.layers import LayerSteering, StepBuffers, find_laye
 from alphasteer.engines.vllm.plugin import wrap
 from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, period, window
 from alphasteer.engines.vllm.reply_starts import reply_starts
-from alphasteer.engines.vllm.requests import bound, most_cached, problem_of, salted, strength_of
+from alphasteer.engines.vllm.requests import bound, bound_beams, most_cached, problem_of, salted, strength_of
 from alphasteer.engines.vllm.second_runner import SecondStepFiller
 from alphasteer.engines.vllm.serving import server_command, server_environment
 from alphasteer.engines.vllm.settings import (
@@ -386,6 +386,12 @@ def test_nothing_that_is_handed_on_takes_the_steering_off():
     assert arguments.index("--async-scheduling") > arguments.index("--no-async-scheduling"), "which may be chosen"
 
 
+@pytest.mark.parametrize("option", ["--chat-template", "--chat_template=x", "--trust-request-chat-template"])
+def test_no_template_is_taken_that_the_gate_does_not_know(option):
+    with pytest.raises(SteeringError, match="the model's own template alone"):
+        server_command(CLOSED, "m", name="m", host="::", port=1, dtype="auto", more=[option, "other.jinja"])
+
+
 @pytest.mark.parametrize(
     ("asked", "most", "found"), [(None, None, None), (50, None, 50), (None, 8, 8), (50, 8, 8), (5, 8, 5)]
 )
@@ -394,6 +400,12 @@ def test_replies_are_no_longer_than_the_operator_wants(asked, most, found):
     bound(params, CLOSED.model_copy(update={"most_tokens": most}))
     assert params.max_tokens == found
     bound(SimpleNamespace(), CLOSED.model_copy(update={"most_tokens": 8}))  # pooling
+    beams = SimpleNamespace(max_completion_tokens=None, max_tokens=asked, use_beam_search=True)
+    bound_beams(beams, CLOSED.model_copy(update={"most_tokens": most}))
+    assert (beams.max_completion_tokens or beams.max_tokens) == found, "a beam search asks for one token a step"
+    plain = SimpleNamespace(max_tokens=asked, use_beam_search=False)
+    bound_beams(plain, CLOSED.model_copy(update={"most_tokens": most}))
+    assert plain.max_tokens == asked
 
 
 def test_salts_tell_any_two_strengths_apart():

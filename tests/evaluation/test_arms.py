@@ -22,7 +22,18 @@ def test_all_is_spelt_out_and_may_stand_beside_others():
 
 
 @pytest.mark.parametrize(
-    "names", [["nonesuch"], ["vanilla=x"], ["cast=x"], ["=x"], ["mine="], ["all=x"], ["steered", "all"], ["a=x", "a=y"]]
+    "names",
+    [
+        ["nonesuch"],
+        ["vanilla=x"],
+        ["cast=x"],
+        ["=x"],
+        ["mine="],
+        ["all=x"],
+        ["steered", "all"],
+        ["a=x", "a=y"],
+        ["steered xl=x"],
+    ],
 )
 def test_wrong_reserved_and_doubled_names_are_refused(names):
     with pytest.raises(EvaluationError):

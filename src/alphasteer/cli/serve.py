@@ -86,9 +86,7 @@ def command(
     if context.args:
         raise typer.BadParameter(f"{' '.join(context.args)}: only vLLM takes more options.")
     try:
-        import uvicorn
-
-        from alphasteer.engines.server import Engine, ServerSettings, build_app
+        from alphasteer.engines.server import Engine, Server, ServerSettings
     except ImportError as error:
         raise AlphaSteerError(f"The server is not installed ({error}); pip install 'alphasteer[serve]'.") from error
     from alphasteer.steering import load_steered
@@ -107,4 +105,4 @@ def command(
     running = Engine(loaded, tokenizer, steering, most_rows=settings.most_rows, most_waiting=settings.most_waiting)
     reporter.say(f"Serving {settings.name} at http://{host}:{port}; Ctrl-C stops.")
     level = "warning" if quiet else "info"
-    uvicorn.run(build_app(running, settings), host=host, port=port, log_level=level, timeout_graceful_shutdown=30)
+    Server(running, settings, host=host, port=port, log_level=level).run()

@@ -29,8 +29,10 @@ def check_arms(names: Sequence[str]) -> list[str]:
     reserved = (VANILLA, STEERED, *BASELINES)
     for name in spelt:
         own, given, folder = name.partition("=")
-        if given and (not own or own in (*reserved, ALL) or not folder):
-            raise EvaluationError(f"{name!r} names no arm of yours; write NAME=DIR with a name that is not taken.")
+        if given and (not own or own in (*reserved, ALL) or not folder or curve_of(own) != own):
+            raise EvaluationError(
+                f"{name!r} names no arm of yours; write NAME=DIR with a name that is not taken and holds no ' x'."
+            )
         if not given and name not in reserved:
             raise EvaluationError(
                 f"There is no arm {name!r}; choose of {', '.join((VANILLA, STEERED, *BASELINES))}, "

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from alphasteer.engines.protocol import LATE, NO_KEY, Refusal, card, has_key, page, read_body
 from alphasteer.engines.server.engine import Engine
@@ -27,6 +28,7 @@ from alphasteer.steering.positions import begins_a_reply
 
 COLDEST = 1e-3
 """Below this temperature a reply is greedy: what is left to chance there, float32 cannot tell from none."""
+GONE = "The client has gone."
 Form = TypeVar("Form", bound=Asked)
 
 
@@ -92,7 +94,10 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
 
     async def read(request: Request, form: type[Form]) -> Form:
         check_key(request)
-        body = await read_body(request.stream(), settings)
+        try:
+            body = await read_body(request.stream(), settings)
+        except ClientDisconnect as error:
+            raise Refusal(400, GONE) from error
         try:
             asked = form.model_validate(json.loads(body.decode("utf-8")))
         except ValidationError as error:
@@ -132,7 +137,6 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
             asked.seed,
             tuple(asked.stop or ()),
             1.0 if strength is None else min(max(strength, 0.0), settings.highest_strength),
-            deadline=time.monotonic() + settings.seconds,
         )
 
     async def answer(request: Request, asked: Asked, prompt: list[int], *, chatting: bool) -> Response:
@@ -152,24 +156,20 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         written = Written(head, asked, job, chatting)
         coming = _coming(pieces, job, settings.seconds)
         if asked.stream:
-            # The first piece, or what went wrong, before the status is sent.
-            first = await anext(coming)
+            # The first piece, or what went wrong, before the status is sent; then starlette sees the client go.
+            async with _while_there(request, job):
+                first = await anext(coming)
             if isinstance(first, Exception):
                 raise _failed(first)
             metrics.requests.labels(request.url.path, 200).inc()
             return StreamingResponse(_events(first, coming, written, job, metrics), media_type="text/event-stream")
         text = ""
-        try:
+        async with _while_there(request, job):
             async for piece in coming:
                 if isinstance(piece, Exception):
                     raise _failed(piece)
                 text += piece.text
                 last = piece
-                if await request.is_disconnected():
-                    job.cancelled.set()
-        except asyncio.CancelledError:
-            job.cancelled.set()
-            raise
         metrics.requests.labels(request.url.path, 200).inc()
         metrics.count(len(prompt), last)
         return JSONResponse(written.whole(text, last))
@@ -183,6 +183,23 @@ def _failed(error: Exception) -> Refusal:
     if isinstance(error, ReplyError | PromptError):
         return Refusal(503, str(error))
     return Refusal(500, f"The model failed on this batch ({type(error).__name__}); try again.")
+
+
+@asynccontextmanager
+async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
+    """A client that goes meanwhile, perhaps while its job still waits, takes it along."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        job.cancelled.set()
+        job.emit(ReplyError(GONE))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 async def _coming(

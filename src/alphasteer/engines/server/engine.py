@@ -22,6 +22,7 @@ from alphasteer.prompts import pad
 from alphasteer.replies.generating import filler_token
 from alphasteer.steering import Attached, Steering
 
+STOPPING = "The server is stopping; try again later."
 GATHERING = 0.01
 """Seconds to wait for company once a request is there."""
 
@@ -38,6 +39,8 @@ class Engine:
         self._most_rows = most_rows
         self._waiting: queue.Queue[Job | None] = queue.Queue(most_waiting)
         self._attached = steering.attach(model)
+        self._taking = True
+        self._door = threading.Lock()  # nobody comes in while those that wait are turned away
         ends = model.generation_config.eos_token_id
         self._ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
         self._thread = threading.Thread(target=self._work, name="alphasteer-engine", daemon=True)
@@ -61,17 +64,29 @@ class Engine:
         """
         if not self.alive:
             raise ReplyError("The engine has stopped; start the server again.")
-        try:
-            self._waiting.put_nowait(job)
-        except queue.Full as error:
-            raise ReplyError("Too many requests are waiting; try again in a moment.") from error
+        with self._door:
+            if not self._taking:
+                raise ReplyError(STOPPING)
+            try:
+                self._waiting.put_nowait(job)
+            except queue.Full as error:
+                raise ReplyError("Too many requests are waiting; try again in a moment.") from error
+
+    def turn_away(self) -> None:
+        """Take no more, and tell those that wait; what is being written goes on."""
+        with self._door:
+            self._taking = False
+            while True:
+                try:
+                    job = self._waiting.get_nowait()
+                except queue.Empty:
+                    return
+                if job is not None:
+                    job.emit(ReplyError(STOPPING))
 
     def close(self) -> None:
-        """Finish what is being written, turn away what waits, and take the steering off."""
-        while not self._waiting.empty():
-            job = self._waiting.get_nowait()
-            if job is not None:
-                job.emit(ReplyError("The server is stopping; try again later."))
+        """Turn away what waits, finish what is being written, and take the steering off."""
+        self.turn_away()
         self._waiting.put(None)
         self._thread.join()
         self._attached.remove()

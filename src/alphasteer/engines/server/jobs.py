@@ -1,7 +1,6 @@
 """One reply to be written: what is asked, and what has come of it so far."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -36,7 +35,6 @@ class Job:
         seed: of sampling; each request draws by itself, whoever shares its batch.
         stop: strings that end the reply and are left out of it.
         strength: factor on the fitted strength.
-        deadline: on the monotonic clock, when it is given up.
         cancelled: set by whoever no longer wants it.
         emit: is given every ``Piece``, or the error that ended it all, in the engine's thread.
     """
@@ -49,7 +47,6 @@ class Job:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     strength: float = 1.0
-    deadline: float = float("inf")
     cancelled: threading.Event = field(default_factory=threading.Event)
     finish: Finish | None = None
     gates: tuple[GateReport, ...] = ()
@@ -75,10 +72,6 @@ class Job:
     def take(self, token: int, tokenizer: Any, ends: set[int]) -> None:
         """Add a token: send the text that is certain by now, and see whether the reply has ended."""
         self.tokens.append(token)
-        if time.monotonic() > self.deadline:
-            self.finish = "cancelled"
-            self.emit(TimeoutError())
-            return
         if self.cancelled.is_set():
             self.finish = "cancelled"
         elif token in ends:

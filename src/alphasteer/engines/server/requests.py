@@ -31,6 +31,25 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "vllm_xargs": ({},),
+    "function_call": ("none", "auto"),
+    "reasoning_effort": ("none",),
+    "thinking_token_budget": (),
+    "documents": ([],),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "stop_token_ids": ([],),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "truncate_prompt_tokens": (),
+    "structured_outputs": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "prompt_embeds": (),
 }
 """Fields of OpenAI's, and of vLLM's beside them, that would change the reply and are not served, with the values that
 change nothing."""
@@ -60,9 +79,7 @@ class Request(BaseModel):
     temperature: Annotated[FiniteFloat, Field(ge=0, le=2)] | None = None
     top_p: Annotated[FiniteFloat, Field(ge=1e-6, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed), Field(max_length=4)] | None = (
-        None
-    )
+    stop: Annotated[list[Word], BeforeValidator(_listed), Field(max_length=4)] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     alphasteer: Wishes = Wishes()

@@ -34,8 +34,6 @@ class SteeredModelLoader(DefaultModelLoader):  # type: ignore[misc]
         check_engine(vllm_config)
         check_model(steering, config, model_config)
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
-        if model_config is not vllm_config.model_config:
-            return model  # a draft model: what it proposes, the steered one decides
         slots = vllm_config.scheduler_config.max_num_seqs
         step = steer_layers(
             model,

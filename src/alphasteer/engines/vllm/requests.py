@@ -51,6 +51,15 @@ def bound(params: Any, config: ServingConfig) -> None:
         params.max_tokens = min(params.max_tokens or config.most_tokens, config.most_tokens)
 
 
+def bound_beams(request: Any, config: ServingConfig) -> None:
+    """The same for a beam search, which asks for one token a step: where OpenAI's request comes in."""
+    if config.most_tokens is not None and getattr(request, "use_beam_search", False):
+        names = [name for name in ("max_completion_tokens", "max_tokens") if hasattr(request, name)]
+        asked = next((getattr(request, name) for name in names if getattr(request, name)), config.most_tokens)
+        for name in names:
+            setattr(request, name, min(asked, config.most_tokens))
+
+
 def wants_gates(params: Any) -> bool:
     """Whether a request asks what the gates read."""
     return bool(_wish(params, GATES))

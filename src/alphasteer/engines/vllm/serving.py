@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from alphasteer.engines.protocol import Limits
 from alphasteer.engines.vllm.front import API_KEY, LIMITS, Front
 from alphasteer.engines.vllm.settings import LOAD_FORMAT, ServingConfig, additional_config
+from alphasteer.errors import SteeringError
 
+TEMPLATES = ("--chat-template", "--trust-request-chat-template")
 GRACE = 30
 """Seconds in which replies that are being written may end when the server is stopped."""
 
@@ -21,7 +23,13 @@ def server_command(
         model: a folder, or a name on the Hub.
         more: arguments handed on to vLLM as they are, such as ``--tensor-parallel-size 2``. They come first, so that
             none of them takes the steering off: of an option given twice, the last counts.
+
+    Raises:
+        SteeringError: if one of them has chats rendered otherwise than the gate knows them.
     """
+    for option in TEMPLATES:
+        if any(given.partition("=")[0].replace("_", "-") == option for given in more):
+            raise SteeringError(f"AlphaSteer does not steer with {option}: gates know the model's own template alone.")
     options = {
         "--model": model,
         "--served-model-name": name,

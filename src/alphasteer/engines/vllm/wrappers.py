@@ -7,7 +7,7 @@ from alphasteer.engines.protocol import card
 from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.prompt_ends import reach
-from alphasteer.engines.vllm.requests import bound, most_cached, problem_of, salted
+from alphasteer.engines.vllm.requests import bound, bound_beams, most_cached, problem_of, salted
 from alphasteer.engines.vllm.self_test import check_self_test
 from alphasteer.engines.vllm.settings import KEY, ServingConfig, check_digest, is_steered, read_config
 from alphasteer.engines.vllm.translation import tell, telling, translate, watched
@@ -129,6 +129,7 @@ async def create(original: Callable[..., Any], serving: Any, request: Any, *args
     """Of chats and completions, where OpenAI's requests come in: wishes in the field ``alphasteer``."""
     if is_steered(serving.engine_client.vllm_config):
         _refuse(translate(request))
+        bound_beams(request, _artefact_of(serving.engine_client)[1])
     return await original(serving, request, *args, **kwargs)
 
 
