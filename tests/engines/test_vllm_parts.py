@@ -19,6 +19,7 @@ from alphasteer.engines.vllm.prompt_ends import PromptEndBuffers, period, window
 from alphasteer.engines.vllm.reply_starts import reply_starts
 from alphasteer.engines.vllm.requests import bound, bound_beams, most_cached, problem_of, salted, strength_of
 from alphasteer.engines.vllm.second_runner import SecondStepFiller
+from alphasteer.engines.vllm.seeds import undrawn
 from alphasteer.engines.vllm.serving import server_command, server_environment
 from alphasteer.engines.vllm.settings import (
     GATES,
@@ -565,3 +566,17 @@ def test_more_requests_than_slots_take_those_of_the_ones_that_wait_longest():
     assert filler._slots_of(["a"], requests, 2) == [0]
     assert filler._slots_of(["a", "c"], requests, 2) == [0, 1], "b was there before a"
     assert filler._slots_of(["d"], {"c": None, "d": None}, 2) == [0], "a has ended"
+
+
+@pytest.mark.parametrize(("device", "drawn"), [("cpu", [1]), ("cuda", [0, 1, 2])])
+def test_a_cpus_generators_draw_nothing_that_would_have_to_be_taken_back(device, drawn):
+    """vLLM winds the generator of an unfinished prompt back, of which a CPU's dies, and the engine with it."""
+    generators = {index: torch.Generator() for index in range(3)}
+    batch = SimpleNamespace(generators=dict(generators), num_reqs=4)
+    unfinished = SimpleNamespace(np=np.array([True, False, True, True, True]))
+    runner = SimpleNamespace(device=torch.device(device), input_batch=batch, discard_request_mask=unfinished)
+    with undrawn(runner):
+        assert sorted(batch.generators) == drawn
+    assert batch.generators == generators
+    with undrawn(SimpleNamespace()):  # the second model runner
+        pass

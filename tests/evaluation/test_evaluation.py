@@ -169,7 +169,7 @@ def test_right_answers_are_counted_where_they_are_known(llama, tokenizer):
 @pytest.mark.parametrize(
     ("suites", "message"),
     [
-        ([suite("long", ["x" * 480])], "more than the model's context"),
+        ([suite("long", ["x" * 480])], "that the model's context leaves"),
         ([suite("twice", ["a"]), suite("twice", ["b"])], "Two suites are called 'twice'"),
     ],
 )

@@ -147,6 +147,14 @@ def test_completions_tell_too(served, parts):
     assert len(whole.alphasteer["gates"]) == 2
 
 
+def test_seeded_requests_whose_prompts_come_in_pieces_are_answered_alike(served):
+    """On a CPU the engine once died of them, and of the page, which sends a seed to both sides."""
+    asked = {"model": "small", "messages": [{"role": "user", "content": "tell me more " * 40}], "max_tokens": TOKENS}
+    texts = [text_of(served.client.chat.completions.create(**asked, temperature=1, seed=7)) for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
 def test_the_page_chats_side_by_side_with_gate_meters(served, browser):
     steered, unsteered = sides_of_the_page(browser, served.url, CHATS[2], meters=4)
     assert steered

@@ -111,11 +111,9 @@ def _told_apart(benign: Sequence[Source], malicious: Sequence[Source]) -> Exampl
 
 def _split(prompts: PromptSet, settings: FitSettings, report: Reporter, *, whole: bool) -> Source:
     if _has_splits(prompts):
-        fit, held_out = (
-            _limited(prompts.where(lambda p: p.split == split), settings, report)  # noqa: B023 it is called at once
-            for split in ("fit", "validation")
-        )
-        return Source(prompts.name, fit, held_out)
+        fit = _limited(prompts.where(lambda p: p.split == "fit"), settings, report)
+        # No limit on how many are held out, since a promise wants a hundred of them.
+        return Source(prompts.name, fit, _bounded(prompts.where(lambda p: p.split == "validation"), settings, report))
     limited = _limited(prompts, settings, report)
     if whole:
         return Source(prompts.name, limited, _none_of(prompts))
@@ -149,13 +147,16 @@ def _none_of(prompts: PromptSet) -> PromptSet:
 
 
 def _limited(prompts: PromptSet, settings: FitSettings, report: Reporter) -> PromptSet:
-    asked = prompts.limit(settings.limit, settings.seed)
-    if not len(asked):
-        return asked
-    limited = asked.limit_text(settings.characters, settings.seed)
-    if len(limited) < len(asked):
+    return _bounded(prompts.limit(settings.limit, settings.seed), settings, report)
+
+
+def _bounded(prompts: PromptSet, settings: FitSettings, report: Reporter) -> PromptSet:
+    if not len(prompts):
+        return prompts
+    bounded = prompts.limit_text(settings.characters, settings.seed)
+    if len(bounded) < len(prompts):
         report.say(
-            f"Of {prompts.name} {len(limited):,} of {len(asked):,} prompts are read, which hold "
+            f"Of {prompts.name} {len(bounded):,} of {len(prompts):,} prompts are read, which hold "
             f"{settings.characters:,} characters (setting characters)."
         )
-    return limited
+    return bounded

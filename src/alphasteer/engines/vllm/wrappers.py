@@ -8,6 +8,7 @@ from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.gate_reports import add_reports, hand_over, keep_scores, with_scores
 from alphasteer.engines.vllm.prompt_ends import reach
 from alphasteer.engines.vllm.requests import bound, bound_beams, most_cached, problem_of, salted
+from alphasteer.engines.vllm.seeds import undrawn
 from alphasteer.engines.vllm.self_test import check_self_test
 from alphasteer.engines.vllm.settings import KEY, ServingConfig, check_digest, is_steered, read_config
 from alphasteer.engines.vllm.translation import tell, telling, translate, watched
@@ -46,8 +47,11 @@ def prepare_second_inputs(original: Callable[..., Any], runner: Any, *args: Any,
 def sample_tokens(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
     """After each step's layers: what the gates read where replies start goes along with the tokens."""
     filler = _filler_of(runner)
-    taken = None if filler is None else filler.take_scores()  # first: the copy is done when the tokens are there
-    return with_scores(original(runner, *args, **kwargs), taken)
+    if filler is None:
+        return original(runner, *args, **kwargs)
+    taken = filler.take_scores()  # first: the copy is done when the tokens are there
+    with undrawn(runner):
+        return with_scores(original(runner, *args, **kwargs), taken)
 
 
 def update_from_output(original: Callable[..., Any], scheduler: Any, scheduler_output: Any, output: Any) -> Any:
