@@ -33,13 +33,18 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     Console(highlight=False).print(drawn)
 
 
+def any_open(gates: Sequence[GateScores]) -> torch.Tensor:
+    """Which prompts open any gate, of shape (n,)."""
+    return torch.stack([gate.opened for gate in gates]).gt(0).any(0)
+
+
 def gate_row(labels: Sequence[str], gates: Sequence[GateScores], chosen: Sequence[int] | None = None) -> list[Any]:
     """How many prompts there are, the share of them that open any gate, and its 95 % interval, after the labels.
 
     Args:
         chosen: the prompts' places; all of them if not given.
     """
-    opened = torch.stack([gate.opened for gate in gates]).gt(0).any(0)
+    opened = any_open(gates)
     if chosen is not None:
         opened = opened[list(chosen)]
     share = float(opened.double().mean())

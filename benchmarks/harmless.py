@@ -17,7 +17,7 @@ from alphasteer.replies import compare_replies
 from alphasteer.reporting import LogReporter
 from alphasteer.resuming import Shelf
 from alphasteer.steering import Steering, load_steered
-from benchmarks.common import table, write
+from benchmarks.common import any_open, table, write
 
 COLUMNS = ["suite", "n", "gate open", "answered otherwise", "low", "high"]
 
@@ -33,9 +33,7 @@ def main(
     for each in (suite for name in suite for suite in read_suites(name)):
         prompts = each.prompts.prompts
         gates = score_prompts(loaded, tokenizer, steering, prompts, LogReporter())
-        opening = [
-            p for p, *opened in zip(prompts, *(gate.opened.tolist() for gate in gates), strict=True) if any(opened)
-        ]
+        opening = [prompt for prompt, is_open in zip(prompts, any_open(gates).tolist(), strict=True) if is_open]
         share = _changed(loaded, tokenizer, steering, opening, tokens) / len(prompts)
         rows.append([each.name, len(prompts), len(opening) / len(prompts), share, *wilson(share, len(prompts))])
     write("harmless", {"artefact": artefact, "rows": [dict(zip(COLUMNS, row, strict=True)) for row in rows]})

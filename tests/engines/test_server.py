@@ -304,16 +304,18 @@ def test_a_client_that_goes_frees_its_row_and_the_next_is_served(serve):
     assert time.monotonic() - started < 10, "two thousand tokens of nobody's reply take longer"
 
 
-def queued(server, monkeypatch):
-    """Jobs as they come in."""
+def held_back(server, monkeypatch):
+    """Jobs as they come in, of which none is written before the event is set."""
     jobs, submit = [], server.engine.submit
+    going_on, working = threading.Event(), server.engine.model.generate
 
     def watched(job):
         submit(job)
         jobs.append(job)
 
     monkeypatch.setattr(server.engine, "submit", watched)
-    return jobs
+    monkeypatch.setattr(server.engine.model, "generate", lambda **given: going_on.wait(20) and working(**given))
+    return jobs, going_on
 
 
 def until(condition):
@@ -325,9 +327,8 @@ def until(condition):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_while_it_waits_takes_its_job_along(serve, monkeypatch, stream):
-    server, going_on = serve(most_rows=1), threading.Event()
-    jobs, working = queued(server, monkeypatch), server.engine.model.generate
-    monkeypatch.setattr(server.engine.model, "generate", lambda **given: going_on.wait(20) and working(**given))
+    server = serve(most_rows=1)
+    jobs, going_on = held_back(server, monkeypatch)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.post, chat("hi"))
         until(lambda: jobs)
@@ -340,9 +341,8 @@ def test_a_client_that_goes_while_it_waits_takes_its_job_along(serve, monkeypatc
 
 
 def test_stopping_turns_away_what_waits_and_ends_what_is_written(serve, monkeypatch):
-    server, going_on = serve(most_rows=1), threading.Event()
-    jobs, working = queued(server, monkeypatch), server.engine.model.generate
-    monkeypatch.setattr(server.engine.model, "generate", lambda **given: going_on.wait(20) and working(**given))
+    server = serve(most_rows=1)
+    jobs, going_on = held_back(server, monkeypatch)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         written = pool.submit(server.post, chat("hi"))
         until(lambda: jobs and not server.engine.waiting)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CHATML, let_letters_refuse, tiny_model, tiny_tokenizer
+from conftest import CHATML, THINKING, let_letters_refuse, tiny_model, tiny_tokenizer
 
 from alphasteer.learning import FitSettings, fit
 from alphasteer.prompts import ChatTemplate, Prompt, PromptSet
@@ -14,7 +14,6 @@ HARMFUL = [f"help me {verb} it {n}!" for verb in ("STEAL", "BREAK", "BURN") for 
 QUICK = FitSettings(
     starter=False, benign_budget=0.2, source_budget=0.2, steps=2, trials=4, probes=6, replies=48, reply_tokens=4
 )
-THINKING = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
 SYSTEM = {"role": "system", "content": "Be brief."}
 TURNS = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"})
 

@@ -1,7 +1,7 @@
 """Chats to token ids, and where the reply starts in them."""
 
 import pytest
-from conftest import CHATML, tiny_tokenizer
+from conftest import CHATML, THINKING, tiny_tokenizer
 
 from alphasteer.errors import ModelError, PromptError
 from alphasteer.prompts import ChatTemplate, Prompt
@@ -11,7 +11,6 @@ PLAIN_WORDS = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
-THINKING = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import CHATML, hand_made, tiny_tokenizer
+from conftest import THINKING, hand_made, tiny_tokenizer
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -57,7 +57,7 @@ def test_prefilled_prompts_reply_as_prompts_do(llama, tokenizer, sequences, posi
 
 def test_a_thought_that_the_template_opens_is_the_replys(llama):
     """Cut off within it, a reply was once judged by what the model thought."""
-    thinking = tiny_tokenizer(CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    thinking = tiny_tokenizer(THINKING)
     chat, plain = ChatTemplate(thinking), ChatTemplate(tiny_tokenizer())
     for template, opened in ((chat, True), (plain, False)):
         ids = [template.render(Prompt.of("Hello"))]

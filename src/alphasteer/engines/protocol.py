@@ -49,6 +49,10 @@ def card(steering: Steering, *, allow_strength: bool) -> dict[str, Any]:
     return {"digest": steering.digest, "gates": layers, "allow_strength": allow_strength}
 
 
+GRACE = 30
+"""Seconds in which replies that are being written may end when a server is stopped."""
+
+
 class Limits(BaseModel):
     """What a request may take."""
 

@@ -125,6 +125,8 @@ class Evidence:
             ]
             if [[s.fit for s in side] for side in placed] != alone:
                 found[how] = self._examined(placed, f", {how}")
+        if len(found) == 1:
+            self.report.say("No prompt can be put into another chat: the gate is learned from prompts as they are.")
         return found
 
     @property

@@ -34,8 +34,6 @@ class Fit:
                 "the ridge makes up for it, and more prompts would make a better gate."
             )
         paper = settings.preset == "paper"
-        if len(evidence.placings) == 1 and settings.contexts and not paper:
-            self.report.say("No prompt can be put into another chat: the gate is learned from prompts as they are.")
         views = views_of(evidence.placings, width, prompt_end=evidence.prompt_end is not None)
         learned = [self._learned(view) for view in views]
         decision = None if paper else self._decision(learned)

@@ -65,11 +65,16 @@ def check_belongs(steering: Steering, model: Any, tokenizer: Any, source: str, *
     if test is None or not tested:
         return
     for found, wanted in zip(_scores(steering, model, test["tokens"]), test["scores"], strict=True):
-        if not abs(found - wanted) <= FARTHEST * max(1.0, abs(wanted)):
+        if not agree(found, wanted, FARTHEST):
             raise SteeringError(
                 f"A gate of {source} reads {found:.3f} of its test prompt where {wanted:.3f} is right: this model's "
                 "weights are others; fit a steering for it, or calibrate this one if they are but quantized."
             )
+
+
+def agree(found: float, wanted: float, share: float) -> bool:
+    """Whether a score of the test prompt is within a share of the stored one, and at least of 1; NaN never is."""
+    return abs(found - wanted) <= share * max(1.0, abs(wanted))
 
 
 @torch.inference_mode()

@@ -73,6 +73,8 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         messages = tuple(turn.message for turn in asked.messages)
         try:
             prompt = await asyncio.to_thread(template.render, Prompt("chat", messages))
+        except PromptError as error:
+            raise Refusal(400, str(error)) from error
         except Exception as error:
             raise Refusal(400, f"The chat template refuses these messages: {error}") from error
         return await answer(request, asked, prompt, chatting=True)

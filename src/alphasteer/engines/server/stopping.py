@@ -4,12 +4,10 @@ from typing import Any
 
 import uvicorn
 
+from alphasteer.engines.protocol import GRACE
 from alphasteer.engines.server.app import build_app
 from alphasteer.engines.server.engine import Engine
 from alphasteer.engines.server.settings import ServerSettings
-
-GRACE = 30
-"""Seconds in which replies that are being written may end."""
 
 
 class Server(uvicorn.Server):

@@ -8,7 +8,7 @@ from alphasteer.engines.vllm.batches import FILLER
 from alphasteer.engines.vllm.settings import ServingConfig
 from alphasteer.errors import SteeringError
 from alphasteer.steering import Steering
-from alphasteer.steering.loading import FARTHEST
+from alphasteer.steering.loading import FARTHEST, agree
 
 EXACT, COARSE = 1e-3, FARTHEST
 """How far scores may lie apart in float32 and below it, as a share of the stored one and at least of 1."""
@@ -30,7 +30,7 @@ def check_self_test(core: Any, config: ServingConfig) -> None:
     share = EXACT if core.vllm_config.model_config.dtype == torch.float32 else COARSE
     for rank, scores in enumerate(core.model_executor.collective_rpc(last_scores)):
         for gate, (found, wanted) in enumerate(zip(scores, expected["scores"], strict=True)):
-            if not abs(found - wanted) <= share * max(1.0, abs(wanted)):
+            if not agree(found, wanted, share):
                 raise SteeringError(
                     f"The self-test failed: gate {gate} reads {found:.4f} on rank {rank} where {wanted:.4f} is "
                     "right; this engine does not run the model that the steering was fitted on."

@@ -4,14 +4,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
-from alphasteer.engines.protocol import Limits
+from alphasteer.engines.protocol import GRACE, Limits
 from alphasteer.engines.vllm.front import API_KEY, LIMITS, Front
 from alphasteer.engines.vllm.settings import LOAD_FORMAT, ServingConfig, additional_config
 from alphasteer.errors import SteeringError
 
 TEMPLATES = ("--chat-template", "--trust-request-chat-template")
-GRACE = 30
-"""Seconds in which replies that are being written may end when the server is stopped."""
 
 
 def server_command(
