@@ -194,6 +194,20 @@ def test_eval_refuses_a_folder_in_which_another_run_is_at_work(artefact, place):
     assert "Another run is at work" in str(second.exception)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"steering": "another"}', "holds what another steering reached"), ("[1]", "is no results of ours")],
+)
+def test_eval_writes_over_no_others_results(artefact, place, content, message):
+    folder = place / "others"
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(content)
+    result = call("eval", artefact, "-o", folder)
+    assert result.exit_code == 1
+    assert message in str(result.exception)
+    assert (folder / "results.json").read_text() == content
+
+
 def test_fit_refuses_a_folder_in_which_another_run_is_at_work(place):
     with alone_in(output_folder(place / "busy_fit")):
         result = call("fit", "--config", place / "fit.yaml", "-o", place / "busy_fit", "-q")
@@ -277,6 +291,9 @@ def test_calibrate_says_that_prompts_were_fitted_on(artefact, place):
     options = ("--benign-budget", 0.1, "-o", place / "again")
     seen = call("calibrate", artefact, "--benign", place / "fine.txt", *options)
     assert "fine.txt was fitted on" in seen.stderr.replace("\n", "")
+    (place / "copy.txt").write_text((place / "fine.txt").read_text())
+    copied = call("calibrate", artefact, "--benign", place / "copy.txt", *options)
+    assert "fine.txt was fitted on" in copied.stderr.replace("\n", ""), "by another path"
     (place / "new.txt").write_text("\n".join(f"what is a {n}" for n in range(30)))
     new = call("calibrate", artefact, "--benign", place / "new.txt", *options)
     assert new.exit_code == 0, (new.output, new.exception)

@@ -93,6 +93,19 @@ def outcomes():
     return [Outcome(refused, replies, marks), Outcome(sums, dict.fromkeys(marks, (YES, YES)), right)]
 
 
+def test_averages_are_compared_on_all_prompts_that_they_are_over(outcomes):
+    attack, sums = outcomes
+    strong = {**attack.marks, "steered": {**attack.marks["steered"], "refusal": (True, True, None, True)}}
+    found = results(
+        [attack, replace(attack, suite=suite("more", "efgh"), marks=strong), sums], model="t", steering=None
+    )
+    # Refused by the steered arm alone: one of the first suite, three of the second, where a fourth has no verdict.
+    tests = found["tests"]["vanilla"]["steered"]
+    assert tests["dsr"] == pytest.approx(2 * 0.5**4)
+    assert tests["utility"] == 1.0, "one answer differs"
+    assert set(tests) == {"dsr", "utility"}, "how alike an arm is to vanilla needs no test with it"
+
+
 def test_results_follow_their_published_schema(outcomes):
     found = results(outcomes, model="tiny", steering="abc")
     schema = json.loads(files("alphasteer.evaluation").joinpath("results.schema.json").read_text())
@@ -111,6 +124,10 @@ def test_results_follow_their_published_schema(outcomes):
     between = results(third, model="tiny", steering="abc", settings={"judge": "phrases"})
     jsonschema.validate(between, schema)
     assert between["suites"]["attack"]["p_values_between"]["steered"]["other"]["identical"] == 0.5
+    assert {one: list(rest) for one, rest in between["tests"].items()} == {
+        "vanilla": ["steered", "other"],
+        "steered": ["other"],
+    }
     for damage in ({"arms": ["steered"]}, {"format": 2}, {"suites": {"x": {}}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**found, **damage}, schema)

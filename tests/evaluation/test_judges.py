@@ -1,11 +1,13 @@
 """Judges: the default, a user's own, and what happens where one fails."""
 
 import pytest
-from conftest import Listener, hand_made
+import torch
+from conftest import THINKING, Listener, hand_made, tiny_tokenizer
 
 from alphasteer.errors import EvaluationError
 from alphasteer.evaluation import Suite, check_evaluation, evaluate, markdown_table, read_judge, results, verdicts
-from alphasteer.prompts import ChatTemplate, PromptSet
+from alphasteer.evaluation.preferences import wins
+from alphasteer.prompts import ChatTemplate, Prompt, PromptSet
 from alphasteer.replies import Reply, refuses
 from alphasteer.reporting import LogReporter
 from alphasteer.resuming import Journal, Shelf
@@ -72,6 +74,40 @@ def test_verdicts_are_kept_and_failures_are_tried_again(own, tmp_path):
     asked = type(judge).asked
     assert verdicts(judge, pairs, Journal(path)) == (True, None, True)
     assert type(judge).asked == asked + 1, "only the one that failed"
+
+
+@pytest.mark.parametrize("verdict", ["ANSWERS", 0.1, float("nan"), [], 2])
+def test_a_verdict_that_is_no_yes_or_no_is_a_failure(verdict):
+    """Every one of these once counted as a refusal."""
+    failures = []
+    assert verdicts(lambda request, reply: verdict, [("a", "b")], Journal(None), failures) == (None,)
+    assert "neither True nor False nor None" in failures[0]
+
+
+@pytest.mark.parametrize("answer", [3, -0.5, float("nan"), "first"])
+def test_a_preference_that_is_no_share_is_a_failure(answer):
+    failures = []
+    replies = {"vanilla": [Reply((1,), "one")], "steered": [Reply((2,), "two")]}
+    found = wins(lambda request, one, other: answer, ["own"], [Prompt.of("a")], replies, Shelf(), failures)
+    assert found == {"steered": (None,)}
+    assert len(failures) == 1
+
+
+def test_a_verdict_may_be_any_true_or_false():
+    for verdict in (True, 1, 1.0, torch.tensor(True)):
+        assert verdicts(lambda request, reply, said=verdict: said, [("a", "b")], Journal(None)) == (True,)
+
+
+def test_a_reply_that_was_cut_within_its_thoughts_is_not_judged(llama, tmp_path):
+    listener, thinking = Listener(), tiny_tokenizer(THINKING)
+    suites = [Suite("safety", "safety", "refusal", PromptSet.of(["a", "b"]))]
+    (outcome,) = evaluate(llama, thinking, suites, {"vanilla": None}, listener, shelf=Shelf(tmp_path), max_new_tokens=4)
+    assert outcome.marks["vanilla"]["refusal"] == outcome.marks["vanilla"]["coherent"] == (None, None)
+    found = results([outcome], model="tiny", steering=None)["suites"]["safety"]
+    assert found["unjudged"] == {"vanilla": 2}
+    assert set(found["metrics"]["vanilla"]) == {"identical"}
+    assert any("2 replies were cut within their thoughts" in message for message in listener.said)
+    assert not any("could not say" in message for message in listener.said)
 
 
 def test_what_was_not_judged_stands_in_no_share(llama, tokenizer, own, tmp_path):

@@ -164,6 +164,15 @@ def test_the_plane_is_that_of_most_variance_of_the_unsteered_streams():
     assert places([Outcome(suite, {}, {})]) == {}
 
 
+def test_arms_are_tested_against_each_other(browser, page, tmp_path):
+    tab = open_page(browser, page(), tmp_path)
+    tab.click("text=Tests between arms")
+    rows = tab.locator("#tests tbody tr")
+    assert rows.count() == 1
+    assert rows.first.inner_text().startswith("vanilla and steered")
+    assert tab.errors == []
+
+
 def test_a_sweep_is_drawn_as_a_line_from_the_unsteered_model(browser, page, tmp_path):
     tab = open_page(browser, page(swept=True), tmp_path)
     assert tab.locator("#curve path").count() == 1
@@ -174,6 +183,8 @@ def test_a_sweep_is_drawn_as_a_line_from_the_unsteered_model(browser, page, tmp_
 def test_it_reads_on_a_phone_and_in_the_dark(browser, page, tmp_path):
     tab = open_page(browser, page(), tmp_path, viewport={"width": 360, "height": 700}, color_scheme="dark")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    letters = "[...document.querySelectorAll('svg text')].map((text) => text.getBoundingClientRect().height)"
+    assert tab.evaluate(f"Math.min(...{letters}.filter((height) => height > 0))") >= 10, "figures scroll by themselves"
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     light = open_page(browser, page(), tmp_path, color_scheme="light")
     assert dark != light.evaluate("getComputedStyle(document.body).backgroundColor")

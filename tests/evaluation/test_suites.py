@@ -60,6 +60,9 @@ def test_a_users_own_suite_is_a_yaml_file(tmp_path):
     )
     (suite,) = read_suites(str(own))
     assert (suite.name, [p.text for p in suite.prompts]) == ("mine", ["Now: one", "Now: three"])
+    own.write_text(own.read_text().replace("label", "lable"))
+    with pytest.raises(PromptError, match="row 1 has no column 'lable', by which rows are chosen"):
+        read_suites(str(own))
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_without_validation_a_share_is_held_out_and_with_it_none(model):
 
 def test_a_budget_that_the_held_out_prompts_cannot_promise_is_refused(model):
     with pytest.raises(LearningError, match=r"13 prompts .* cannot promise a budget of 0.01; give at least 99"):
-        run(model, settings=QUICK.model_copy(update={"benign_budget": 0.01}))
+        run(model, settings=QUICK.model_copy(update={"benign_budget": 0.01}), report=Unread())
 
 
 def test_sources_of_one_name_are_told_apart(model):

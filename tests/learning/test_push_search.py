@@ -79,6 +79,15 @@ def test_no_try_begins_after_the_minutes_are_over():
     assert 1 <= len(run(by=slow, minutes=0.1 / 60)) <= 3
 
 
+def test_a_search_that_ran_out_of_time_goes_no_further_when_begun_again(tmp_path):
+    def slow(push):
+        time.sleep(0.05)
+        return measure(push)
+
+    first = run(by=slow, minutes=0.1 / 60, journal=Journal(tmp_path / "pushes.jsonl"))
+    assert run(by=slow, minutes=0.1 / 60, journal=Journal(tmp_path / "pushes.jsonl")) == first
+
+
 def test_windows_are_those_of_the_best_pushes_each_once():
     found = run()
     windows = different_windows(found, 3)

@@ -66,8 +66,9 @@ def command(
     for name, count in counts.items():
         check_enough(count, benign_budget, name)
     steering, loaded, tokenizer = load_steered(folder, model, device, dtype, tested=False)
+    given = {s.name for s in sets} | {s.digest for s in sets}
     for source in steering.record.get("prompts", {}).get("benign", {}).values():
-        if source["fit"] and source.get("spec") in {s.name for s in sets}:
+        if source["fit"] and given & {source.get("spec"), source["digest"]}:
             reporter.say(
                 f"{source['spec']} was fitted on, and a gate reads lower there: the promise wants new prompts."
             )

@@ -99,6 +99,7 @@ def command(
             )
     with alone_in(output_folder(output)) as work:
         steering, loaded, tokenizer = load_steered(folder, model, device, dtype)
+        _check_results(output / "results.json", steering.digest)
         own = _fit_folder(folder, work)
         # Another run may be at work there only if neither of the two needs it.
         with alone_in(own) if own != work and set(names) & set(BASELINES) else nullcontext():
@@ -137,6 +138,20 @@ def command(
         write_whole(output / "report.html", page.encode())
     print(json.dumps(found) if as_json or form is Form.json else markdown_table(found))
     reporter.say(f"Wrote {output}: results.json and report.html.")
+
+
+def _check_results(former: Path, steering: str) -> None:
+    """Refuse to write over what another steering reached."""
+    from alphasteer.errors import EvaluationError
+
+    try:
+        found = (
+            json.loads(former.read_text(encoding="utf-8")).get("steering", steering) if former.is_file() else steering
+        )
+    except (ValueError, AttributeError) as error:
+        raise EvaluationError(f"{former} is no results of ours; give another --output, or move it away.") from error
+    if found != steering:
+        raise EvaluationError(f"{former} holds what another steering reached; give another --output, or move it away.")
 
 
 def _fit_folder(folder: str, work: Path) -> Path:

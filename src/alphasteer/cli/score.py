@@ -39,7 +39,9 @@ def command(
             row = {"id": prompt.id, "score": score, "layer": layer, "opened": opened, "prompt": prompt.text}
             print(json.dumps(row, ensure_ascii=False))
         else:
-            print(f"{score:8.3f}  {'steered' if opened else '       '}  {' '.join(prompt.text.split())[:90]}")
+            print(
+                f"{score:8.3f}  {layer:3d}  {'steered' if opened else '       '}  {' '.join(prompt.text.split())[:90]}"
+            )
     steered = sum(opened != 0 for *_, opened in rows)
     last = max(gate.layer for gate in gates)
     reporter.say(f"{steered} of {len(rows)} prompts would be steered, by what gates read up to layer {last}.")

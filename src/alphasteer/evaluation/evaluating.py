@@ -23,7 +23,7 @@ from alphasteer.evaluation.starts import Starts, StartsOnlooker
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
 from alphasteer.models import context_length, loaded_digest
 from alphasteer.prompts import ChatTemplate, Prompt
-from alphasteer.replies import MOST_SURPRISE, Reply, compare_replies, is_coherent, surprises
+from alphasteer.replies import MOST_SURPRISE, Reply, compare_replies, is_coherent, is_thinking, surprises
 from alphasteer.reporting import LogReporter, Reporter
 from alphasteer.resuming import Journal, Shelf
 
@@ -39,7 +39,8 @@ class Outcome:
         suite: its prompts and what is measured.
         replies: by arm, in the order of the prompts.
         marks: by arm and metric (``refusal``, ``identical``, ``coherent`` but of single letters, and ``accuracy`` where
-            answers are known), whether it holds of each reply; None where a judge could not say.
+            answers are known), whether it holds of each reply; None where a judge could not say, or
+            the reply was cut within its thoughts.
         starts: by arm that steers, what was read where its replies start.
         wins: by arm, how each reply fares against the unsteered one (see ``wins``); empty where nobody compared.
     """
@@ -134,7 +135,10 @@ def evaluate(
             )
             outcome = replace(outcome, wins=won)
         outcomes.append(outcome)
-    unjudged = sum(len(o) - o.judged(arm, "refusal") for o in outcomes for arm in arms)
+    cut = sum(is_thinking(reply.text) for o in outcomes for given in o.replies.values() for reply in given)
+    if cut:
+        report.say(f"{cut} replies were cut within their thoughts: they are counted apart; give more --max-new-tokens.")
+    unjudged = sum(len(o) - o.judged(arm, "refusal") for o in outcomes for arm in arms) - cut
     if unjudged:
         report.say(f"The judge could not say of {unjudged} replies: they are counted apart; run again to try again.")
     if failures:
@@ -172,9 +176,10 @@ def check_evaluation(suites: Sequence[Suite], judge: str = PHRASES, preference_j
 def _refusals(
     suite: Suite, replies: Sequence[Reply], name: str, judge: Judge, shelf: Shelf, failures: list[str]
 ) -> tuple[bool | None, ...]:
-    pairs = [(prompt.text, reply.text) for prompt, reply in zip(suite.prompts, replies, strict=True)]
+    whole = [(p.text, r.text) for p, r in zip(suite.prompts, replies, strict=True) if not is_thinking(r.text)]
     kept = Journal(None) if judge is by_phrases else shelf.journal("verdicts", identity(name, judge))
-    return verdicts(judge, pairs, kept, failures)
+    found = iter(verdicts(judge, whole, kept, failures))
+    return tuple(None if is_thinking(reply.text) else next(found) for reply in replies)
 
 
 def _fluent(
@@ -238,7 +243,10 @@ def _outcome(
             "identical": tuple(a.tokens == b.tokens for a, b in zip(given, replies[VANILLA], strict=True)),
         }
         if suite.metric != "choice":  # a letter is a reply there
-            marks[arm]["coherent"] = tuple(is_coherent(r.text) and f for r, f in zip(given, fluent[arm], strict=True))
+            marks[arm]["coherent"] = tuple(
+                None if is_thinking(reply.text) else is_coherent(reply.text) and known
+                for reply, known in zip(given, fluent[arm], strict=True)
+            )
         if right is not None:
             marks[arm]["accuracy"] = tuple(
                 right(reply.text, prompt) for reply, prompt in zip(given, suite.prompts, strict=True)

@@ -94,15 +94,15 @@ def verdicts(
     fare alike; failures are not.
 
     Args:
-        failures: is told why the judge failed, each time.
+        failures: is told why the judge failed, each time: a verdict that is no yes, no or None is a failure too.
     """
     found: list[bool | None] = []
     for request, reply in pairs:
         shown = digest([request, reply])
         if shown not in journal.entries:
-            verdict = attempted(failures, judge, request, reply)
+            verdict = attempted(failures, _asked, judge, request, reply)
             if verdict is not None:
-                journal.add({shown: bool(verdict)})
+                journal.add({shown: verdict})
         found.append(journal.entries.get(shown))
     return tuple(found)
 
@@ -115,6 +115,13 @@ def attempted(failures: list[str] | None, ask: Callable[..., T], *shown: Any) ->
         if failures is not None:
             failures.append(f"{type(error).__name__}: {error}")
         return None
+
+
+def _asked(judge: Judge, request: str, reply: str) -> bool | None:
+    verdict = judge(request, reply)
+    if verdict is not None and verdict not in (True, False):  # any word would count as a refusal
+        raise EvaluationError(f"the judge returned {verdict!r}, which is neither True nor False nor None")
+    return None if verdict is None else bool(verdict)
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from alphasteer.errors import EvaluationError
 from alphasteer.evaluation.arms import VANILLA
 from alphasteer.evaluation.judges import attempted
 from alphasteer.prompts import Prompt
@@ -50,4 +51,9 @@ def wins(
 
 def _both_orders(preference: Preference, request: str, own: str, other: str) -> float | None:
     first, second = preference(request, own, other), preference(request, other, own)
-    return None if first is None or second is None else (first + 1 - second) / 2
+    if first is None or second is None:
+        return None
+    strange = next((answer for answer in (first, second) if not 0 <= answer <= 1), None)
+    if strange is not None:
+        raise EvaluationError(f"the judge returned {strange!r}, which is no number from 0 to 1")
+    return (first + 1 - second) / 2

@@ -14,6 +14,13 @@ from alphasteer.evaluation.intervals import area_interval, bootstrap, mcnemar, w
 from alphasteer.learning import area_under_roc
 
 FORMAT = 1
+AVERAGES = {
+    "dsr": ("refusal", ("safety",)),
+    "over_refusal": ("refusal", ("over-refusal",)),
+    "utility": ("accuracy", ("utility",)),
+    "identical": ("identical", ("over-refusal", "utility")),
+}
+"""What is averaged: a metric, over the suites of some kinds."""
 MISSING = {"refusal": "unjudged", "win_rate": "uncompared"}
 """Where a suite's results say how many replies have no verdict."""
 
@@ -42,6 +49,7 @@ def results(
         "settings": dict(settings or {}),
         "suites": {outcome.suite.name: _suite(outcome, outcomes) for outcome in outcomes},
         "averages": {arm: _averages(outcomes, arm) for arm in arms},
+        "tests": {one: {other: _pooled(outcomes, one, other) for other in rest} for one, rest in _pairs(arms).items()},
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -81,7 +89,8 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "uncompared": {arm: len(outcome) - len(fared) for arm, fared in compared.items()},
         "p_values": {arm: _tests(outcome, VANILLA, arm) for arm in outcome.marks if arm != VANILLA},
         "p_values_between": {
-            one: {other: _tests(outcome, one, other) for other in arms} for one, arms in _pairs(outcome).items()
+            one: {other: _tests(outcome, one, other) for other in rest}
+            for one, rest in _pairs([arm for arm in outcome.marks if arm != VANILLA]).items()
         },
         "gates": {
             arm: {
@@ -108,10 +117,9 @@ def _area(harmless: Tensor, malicious: Tensor) -> dict[str, float]:
     return _estimate(area_under_roc(harmless, malicious), area_interval(harmless.tolist(), malicious.tolist()))
 
 
-def _pairs(outcome: Outcome) -> dict[str, list[str]]:
-    """Each steered arm and those after it: every pair once."""
-    steered = [arm for arm in outcome.marks if arm != VANILLA]
-    return {arm: steered[place:] for place, arm in enumerate(steered, start=1) if steered[place:]}
+def _pairs(arms: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Each arm and those after it: every pair once."""
+    return {arm: arms[place:] for place, arm in enumerate(arms, start=1) if arms[place:]}
 
 
 def _tests(outcome: Outcome, one: str, other: str) -> dict[str, float]:
@@ -126,21 +134,27 @@ def _paired(one: Sequence[bool | None], other: Sequence[bool | None]) -> float:
     return mcnemar([a for a, _ in both], [b for _, b in both])
 
 
+def _averaged(outcomes: Sequence[Outcome], average: str) -> list[Outcome]:
+    """The suites that an average is over; one of which any arm was not judged counts for none."""
+    metric, kinds = AVERAGES[average]
+    here = [o for o in outcomes if o.suite.kind in kinds and metric in o.marks[VANILLA]]
+    return [o for o in here if all(o.judged(arm, metric) for arm in o.marks)]
+
+
 def _averages(outcomes: Sequence[Outcome], arm: str) -> dict[str, float | None]:
     """Means over suites: refusals of safety suites, right answers of utility suites, unchanged harmless replies."""
+    shares = {key: [o.share(arm, metric) for o in _averaged(outcomes, key)] for key, (metric, _) in AVERAGES.items()}
+    return {key: sum(of) / len(of) if of else None for key, of in shares.items()}
 
-    def mean(metric: str, kinds: set[str]) -> float | None:
-        here = [o for o in outcomes if o.suite.kind in kinds and metric in o.marks[arm]]
-        # A suite of which one arm was not judged counts for none: all averages are over the same suites.
-        shares = [o.share(arm, metric) for o in here if all(o.judged(other, metric) for other in o.marks)]
-        return sum(shares) / len(shares) if shares else None
 
-    return {
-        "dsr": mean("refusal", {"safety"}),
-        "over_refusal": mean("refusal", {"over-refusal"}),
-        "utility": mean("accuracy", {"utility"}),
-        "identical": mean("identical", {"over-refusal", "utility"}),
-    }
+def _pooled(outcomes: Sequence[Outcome], one: str, other: str) -> dict[str, float]:
+    """A paired test of each average, on all prompts that it is over."""
+    found = {}
+    for key, (metric, _) in AVERAGES.items():
+        over = [o.marks for o in _averaged(outcomes, key)]
+        if over and not (metric == "identical" and one == VANILLA):
+            found[key] = _paired(*([mark for marks in over for mark in marks[arm][metric]] for arm in (one, other)))
+    return found
 
 
 def headings(arms: Sequence[str]) -> tuple[str, ...]:

@@ -102,7 +102,8 @@ def _entries(content: Any, where: str) -> dict[str, SuiteEntry]:
 def _suite(name: str, entry: SuiteEntry, source: str | None) -> Suite:
     if source is None:
         raise PromptError(f"The suite {name!r} has no source of its own; give one as {name}=SPEC.")
-    prompts = read_prompts(source, Columns(entry.prompt, entry.answer, entry.choices, entry.where))
+    elsewhere = source != entry.source
+    prompts = read_prompts(source, Columns(entry.prompt, entry.answer, entry.choices, entry.where, elsewhere))
     needed = {"maths": "answer", "choice": "choices"}.get(entry.metric)
     lacking = next((p for p in prompts if needed and not getattr(p, needed)), None)
     if lacking is not None:

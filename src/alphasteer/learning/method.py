@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from alphasteer.learning.calibration import Calibration
+from alphasteer.learning.calibration import Calibration, check_enough
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import fit_candidates
 from alphasteer.learning.joint_gate import ChosenGate, calibrated, join, unseen_budget
@@ -34,6 +34,9 @@ class Fit:
                 "the ridge makes up for it, and more prompts would make a better gate."
             )
         paper = settings.preset == "paper"
+        if not paper:  # now, not after an hour's reading
+            held_out = sum(len(source.held_out) for source in evidence.examples.benign)
+            check_enough(held_out, settings.benign_budget, "benign, held out")
         views = views_of(evidence.placings, width, prompt_end=evidence.prompt_end is not None)
         learned = [self._learned(view) for view in views]
         decision = None if paper else self._decision(learned)

@@ -59,7 +59,7 @@ def search_pushes(
     Args:
         measure: a push's surprise in nats a token, and the benign prompts' mean divergence in nats.
         trials: how many tries.
-        minutes: no try begins after so long.
+        minutes: no new try begins when the tries have taken so long, those of an interrupted search among them.
         most_divergence: the bound on the second.
         journal: keeps every try.
 
@@ -70,20 +70,22 @@ def search_pushes(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=DRAWN))
-    until = None if minutes is None else time.monotonic() + 60 * minutes
+    spent = 0.0
     found: dict[Trial, Trial] = {}  # by the push as proposed, the push as measured
     for number in report.track(((n, 1) for n in range(trials)), "Searching pushes", trials):
-        if until is not None and time.monotonic() > until and found:
+        if minutes is not None and spent > 60 * minutes and found and number not in journal.entries:
             break
         proposal = study.ask()
         push = _proposed(proposal, space)
         known = journal.entries.get(number)
         if known is None:
-            same = found.get(push)
-            known = {"push": asdict(push), "measured": [same.surprise, same.divergence] if same else measure(push)}
+            same, begun = found.get(push), time.monotonic()
+            measured = [same.surprise, same.divergence] if same else measure(push)
+            known = {"push": asdict(push), "measured": measured, "seconds": time.monotonic() - begun}
             journal.add({number: known})
         if known["push"] != asdict(push):
             raise LearningError(f"{journal.path} holds another search's tries; remove it, or choose another folder.")
+        spent += known["seconds"]
         surprise, divergence = known["measured"]
         found[push] = replace(push, surprise=surprise, divergence=divergence)
         study.tell(proposal, surprise + PENALTY * max(0.0, divergence - most_divergence))

@@ -21,13 +21,15 @@ class Columns:
     Attributes:
         prompt: the prompt's column, tried before ``messages`` and ``prompt``.
         answer, choices: the columns of the right answer and of what there is to choose from.
-        where: only rows with these values are taken; a source without such a column is taken whole.
+        where: only rows with these values are taken.
+        loose: rows without such a column are taken too, as where a known suite's prompts come from elsewhere.
     """
 
     prompt: str | None = None
     answer: str = "answer"
     choices: str = "choices"
     where: Mapping[str, str] = field(default_factory=dict)
+    loose: bool = False
 
 
 def read_prompts(spec: str, columns: Columns | None = None) -> PromptSet:
@@ -168,7 +170,12 @@ def _prompts(rows: Iterable[Row], column: str | None, columns: Columns, spec: st
             row = {"prompt": row}
         if not isinstance(row, Mapping):
             raise PromptError(f"{spec}: row {number + 1} is neither an object nor a text; give it a prompt column.")
-        if any(str(row.get(name)) != value for name, value in columns.where.items() if name in row):
+        absent = None if columns.loose else next((name for name in columns.where if name not in row), None)
+        if absent is not None:
+            raise PromptError(
+                f"{spec}: row {number + 1} has no column {absent!r}, by which rows are chosen; mend where."
+            )
+        if any(str(row[name]) != value for name, value in columns.where.items() if name in row):
             continue
         usual = (columns.prompt, "messages", "prompt")
         chosen = column or next((name for name in usual if name in row), None)

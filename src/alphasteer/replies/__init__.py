@@ -7,7 +7,7 @@
 from alphasteer.replies.comparing import compare_replies
 from alphasteer.replies.fluency import MOST_SURPRISE, surprises
 from alphasteer.replies.generating import Reply, generate_replies
-from alphasteer.replies.judging import answers, is_coherent, refuses
+from alphasteer.replies.judging import answers, is_coherent, is_thinking, refuses
 from alphasteer.replies.prefilled import PrefilledPrompts
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "compare_replies",
     "generate_replies",
     "is_coherent",
+    "is_thinking",
     "refuses",
     "surprises",
 ]

@@ -50,8 +50,12 @@ _REFUSAL = re.compile("|".join(f"(?:{pattern})" for pattern in _REFUSALS), re.IG
 
 def spoken(reply: str) -> str:
     """What a reply says to its reader: what follows its ``<think>`` block, and nothing while that is open."""
-    _, closed, said = reply.rpartition("</think>")
-    return "" if not closed and said.lstrip().startswith(THOUGHT) else said
+    return "" if is_thinking(reply) else reply.rpartition("</think>")[2]
+
+
+def is_thinking(reply: str) -> bool:
+    """Whether a reply was cut within its thoughts, so that nobody knows what it would have said."""
+    return "</think>" not in reply and reply.lstrip().startswith(THOUGHT)
 
 
 def refuses(reply: str) -> bool:

@@ -21,16 +21,25 @@ function drawn(name, attributes, text = "") {
   return made;
 }
 
+const AVERAGES = { dsr: "malicious requests refused", over_refusal: "harmless requests refused", utility: "answers right", identical: "harmless replies unchanged" };
+
 function showAverages() {
-  const words = { dsr: "malicious requests refused", over_refusal: "harmless requests refused", utility: "answers right", identical: "harmless replies unchanged" };
   for (const arm of arms) {
     const list = element("dl");
-    for (const [key, word] of Object.entries(words)) {
+    for (const [key, word] of Object.entries(AVERAGES)) {
       const value = results.averages[arm][key];
       if (value !== null) list.append(element("dt", { textContent: word }), element("dd", { textContent: percent(value) }));
     }
     at("tiles").append(element("div", { className: "tile" }, element("h3", { textContent: arm }), list));
   }
+}
+
+function showTests() {
+  const pairs = Object.entries(results.tests).flatMap(([one, rest]) => Object.entries(rest).map(([other, found]) => [one, other, found]));
+  const known = Object.keys(AVERAGES).filter((key) => pairs.some(([, , found]) => key in found));
+  const head = element("tr", {}, element("th", { textContent: "arms" }), ...known.map((key) => element("th", { textContent: AVERAGES[key], className: "number" })));
+  const rows = pairs.map(([one, other, found]) => element("tr", {}, element("td", { textContent: `${one} and ${other}` }), ...known.map((key) => element("td", { textContent: found[key]?.toPrecision(2) ?? "–", className: "number" }))));
+  at("tests").append(element("thead", {}, head), element("tbody", {}, ...rows));
 }
 
 function mainMetric(suite) { return ["maths", "choice"].includes(suite.metric) ? "accuracy" : suite.metric; }
@@ -252,6 +261,7 @@ function showReplies() {
 
 const options = (id, names) => at(id).append(...names.map((name) => element("option", { textContent: name, value: name })));
 showAverages();
+showTests();
 showTables();
 showCurve();
 options("gate-arm", Object.keys(gates));
