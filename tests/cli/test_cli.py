@@ -1,6 +1,9 @@
 """The command line on a tiny model saved in a folder: as a user would call it."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -192,6 +195,31 @@ def test_eval_refuses_a_folder_in_which_another_run_is_at_work(artefact, place):
         second = call("eval", artefact, "-o", place / "busy")
     assert second.exit_code == 1
     assert "Another run is at work" in str(second.exception)
+
+
+def test_an_evaluation_that_is_killed_goes_on_and_ends_with_the_same_figures(artefact, place):
+    def evaluating(folder):
+        line = "from alphasteer.cli.main import app; app()"
+        suites = [f"--suite=starter_harmful={place / 'bad.txt'}", f"--suite=starter_benign={place / 'fine.txt'}"]
+        command = [sys.executable, "-c", line, "eval", str(artefact), "-o", str(folder), "-q", *suites]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def replies(folder):
+        return sum(len(path.read_text().splitlines()) for path in folder.glob("work/*repl*.jsonl"))
+
+    whole, killed = place / "whole", place / "killed"
+    first = evaluating(whole)
+    assert first.wait() == 0, first.stderr.read()
+    victim = evaluating(killed)
+    while victim.poll() is None and not replies(killed):
+        time.sleep(0.01)
+    victim.kill()
+    assert victim.wait() != 0, "it was over before it could be killed"
+    assert 0 < replies(killed) < replies(whole)
+    assert not (killed / "results.json").exists()
+    again = evaluating(killed)
+    assert again.wait() == 0, again.stderr.read()
+    assert json.loads((killed / "results.json").read_text()) == json.loads((whole / "results.json").read_text())
 
 
 @pytest.mark.parametrize(
