@@ -328,6 +328,22 @@ def test_calibrate_says_that_prompts_were_fitted_on(artefact, place):
     assert "was fitted on" not in new.stderr.replace("\n", " ")
 
 
+def test_calibrate_keeps_the_budget_for_each_group(artefact, place):
+    """By file, and by what the prompts' column says they are."""
+    for name, count in (("one", 30), ("two", 20)):
+        rows = [{"prompt": f"{name} of {n}", "category": "odd" if n % 2 else "even"} for n in range(count)]
+        (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = [str(place / f"{name}.jsonl") for name in ("one", "two")]
+    for groups, counts in (("source", dict(zip(files, (30, 20), strict=True))), ("category", {"even": 25, "odd": 25})):
+        options = ("--groups", groups, "--benign-budget", 0.1, "-o", place / groups, "--json", "-q")
+        result = call("calibrate", artefact, "--benign", files[0], "--benign", files[1], *options)
+        found = json.loads(result.stdout)
+        assert (found["held_for"], found["groups"]) == ("each group", counts)
+        assert max(found["opened"].values()) <= 0.1
+    few = call("calibrate", artefact, "--benign", files[1], "--groups", "category", "--benign-budget", 0.05, "-q")
+    assert "10 prompts (even) cannot promise a budget of 0.05" in str(few.exception)
+
+
 def test_a_prompt_in_two_files_counts_once_for_the_promise(artefact, place):
     again = place / "again.txt"
     again.write_text((place / "fine.txt").read_text() + "\nand one more")
