@@ -144,11 +144,11 @@ def _check_results(former: Path, steering: str) -> None:
     """Refuse to write over what another steering reached."""
     from alphasteer.errors import EvaluationError
 
+    if not former.is_file():
+        return
     try:
-        found = (
-            json.loads(former.read_text(encoding="utf-8")).get("steering", steering) if former.is_file() else steering
-        )
-    except (ValueError, AttributeError) as error:
+        found = json.loads(former.read_text(encoding="utf-8"))["steering"]
+    except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{former} is no results of ours; give another --output, or move it away.") from error
     if found != steering:
         raise EvaluationError(f"{former} holds what another steering reached; give another --output, or move it away.")

@@ -85,7 +85,7 @@ def search_pushes(
             journal.add({number: known})
         if known["push"] != asdict(push):
             raise LearningError(f"{journal.path} holds another search's tries; remove it, or choose another folder.")
-        spent += known["seconds"]
+        spent += known.get("seconds", 0.0)  # earlier versions did not keep it
         surprise, divergence = known["measured"]
         found[push] = replace(push, surprise=surprise, divergence=divergence)
         study.tell(proposal, surprise + PENALTY * max(0.0, divergence - most_divergence))
