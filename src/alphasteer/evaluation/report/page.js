@@ -5,6 +5,8 @@ const COLOURS = ["#59636e", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00
 const PAGE = 10;
 const arms = results.arms;
 const at = (id) => document.getElementById(id);
+// How wide a figure is drawn: as it stands on the page, so that its letters are not shrunk on a phone.
+const room = (id, most) => Math.max(300, Math.min(most, at(id).clientWidth));
 const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
 
 function element(name, properties = {}, ...children) {
@@ -96,10 +98,11 @@ function ruled(width, height, [left, right, bottom], [lowX, highX], [lowY, highY
   const x = (v) => left + ((v - lowX) / (highX - lowX || 1)) * (width - left - right);
   const y = (v) => 15 + ((highY - v) / (highY - lowY || 1)) * (height - bottom - 15);
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
+  const crowded = width - left - right < 180;
   for (let step = 0; step <= 4; step++) {
     const [across, up] = [lowX + (step / 4) * (highX - lowX), lowY + (step / 4) * (highY - lowY)];
     svg.append(drawn("line", { class: "axis", x1: x(lowX), x2: x(highX), y1: y(up), y2: y(up) }), drawn("text", { x: left - 8, y: y(up) + 4, "text-anchor": "end" }, labels.y(up)));
-    svg.append(drawn("line", { class: "axis", x1: x(across), x2: x(across), y1: y(lowY), y2: y(highY) }), drawn("text", { x: x(across), y: height - bottom + 18, "text-anchor": "middle" }, labels.x(across)));
+    svg.append(drawn("line", { class: "axis", x1: x(across), x2: x(across), y1: y(lowY), y2: y(highY) }), drawn("text", { x: x(across), y: height - bottom + 18, "text-anchor": "middle" }, crowded && step % 2 ? "" : labels.x(across)));
   }
   svg.append(drawn("text", { x: left, y: height - 6 }, labels.below));
   return { svg, x, y };
@@ -114,7 +117,7 @@ function showCurve() {
   const leftmost = Math.min(...points.map((p) => p.x));
   const lowest = [0.8, 0.6, 0.2].find((start) => start <= leftmost) ?? 0; // from each of these, quarters are round
   const labels = { x: (v) => percent(v, 0), y: (v) => percent(v, 0), below: "harmless replies unchanged" };
-  const { svg, x, y } = ruled(680, 380, [60, 150, 45], [lowest, 1], [0, 1], labels, "Refusals of malicious requests against unchanged harmless replies, by arm");
+  const { svg, x, y } = ruled(room("curve", 680), 380, [60, 150, 45], [lowest, 1], [0, 1], labels, "Refusals of malicious requests against unchanged harmless replies, by arm");
   const names = Object.keys(curves);
   const colour = (arm) => COLOURS[(names.length ? names.findIndex((name) => curves[name].includes(arm) && arm !== "vanilla") + 1 : arms.indexOf(arm)) % COLOURS.length];
   for (const name of names) svg.append(drawn("path", { class: "curve", stroke: colour(curves[name][1]), d: path(curves[name].map(averages).map((p) => [x(p.x), y(p.y)])) }));
@@ -163,7 +166,7 @@ function showStreams() {
   const layers = lines[0][1].length;
   const most = Math.max(0.01, ...lines.flatMap(([, values]) => values));
   const labels = { x: (v) => v.toFixed(0), y: (v) => percent(v, 0), below: "layer" };
-  const { svg, x, y } = ruled(640, 300, [60, 20, 45], [0, Math.max(1, layers - 1)], [0, most], labels, "Shift of the residual stream by layer and suite");
+  const { svg, x, y } = ruled(room("shift", 640), 300, [60, 20, 45], [0, Math.max(1, layers - 1)], [0, most], labels, "Shift of the residual stream by layer and suite");
   for (const [name, values] of lines) svg.append(drawn("path", { class: "curve", stroke: suiteColour(name), d: path(values.map((value, layer) => [x(layer), y(value)])) }, ""));
   at("shift").replaceChildren(svg);
 }
@@ -218,8 +221,8 @@ function showRoc(scores) {
   const safety = names.filter((name) => results.suites[name].kind === "safety");
   at("roc").replaceChildren();
   if (!harmless.length || !safety.length) return;
-  const labels = { x: (v) => percent(v, 0), y: (v) => percent(v, 0), below: "harmless prompts above any one threshold; upwards malicious ones" };
-  const { svg, x, y } = ruled(640, 300, [60, 20, 45], [0, 1], [0, 1], labels, "ROC curves of the gate by suite");
+  const labels = { x: (v) => percent(v, 0), y: (v) => percent(v, 0), below: "harmless prompts; upwards malicious ones" };
+  const { svg, x, y } = ruled(room("roc", 640), 300, [60, 20, 45], [0, 1], [0, 1], labels, "ROC curves of the gate by suite");
   for (const name of safety) svg.append(drawn("path", { class: "curve", stroke: suiteColour(name), d: path(rocPoints(harmless, scores[name]).map(([a, b]) => [x(a), y(b)])) }));
   at("roc").append(svg, keys(safety));
 }
