@@ -184,7 +184,9 @@ def test_it_reads_on_a_phone_and_in_the_dark(browser, page, tmp_path):
     tab = open_page(browser, page(), tmp_path, viewport={"width": 360, "height": 700}, color_scheme="dark")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     letters = "[...document.querySelectorAll('svg text')].map((text) => text.getBoundingClientRect().height)"
-    assert tab.evaluate(f"Math.min(...{letters}.filter((height) => height > 0))") >= 10, "figures are drawn as wide as they stand there"
+    assert tab.evaluate(f"Math.min(...{letters}.filter((height) => height > 0))") >= 10, (
+        "figures are drawn as wide as they stand there"
+    )
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     light = open_page(browser, page(), tmp_path, color_scheme="light")
     assert dark != light.evaluate("getComputedStyle(document.body).backgroundColor")

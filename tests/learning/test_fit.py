@@ -312,6 +312,17 @@ def test_a_gate_is_learned_from_prompts_in_chats_too_unless_told_otherwise():
     assert both.pushes[0].gate.threshold >= 1
 
 
+def test_it_says_which_sources_are_too_small_for_a_promise_of_their_own(model):
+    listener = Listener()
+    record = run(model, report=listener).record
+    (held_out,) = (source["held_out"] for source in record["prompts"]["benign"].values())
+    assert (held_out, record["calibration"]["kept_for"]) == (13, [])
+    assert any(f"each of these by itself: b ({held_out}); 20 would do" in message for message in listener.said)
+    listener = Listener()
+    assert run(model, settings=WIDE, report=listener).record["calibration"]["kept_for"] == ["b"]
+    assert not any("Too few are held out" in message for message in listener.said)
+
+
 def test_it_says_how_often_kinds_not_seen_may_open_a_gate_of_few_prompts(model):
     listener = Listener()
     run(model, settings=WIDE, report=listener)

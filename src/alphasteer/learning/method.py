@@ -1,10 +1,11 @@
 """The whole method, from evidence to a Steering."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from alphasteer.learning.calibration import Calibration, check_enough
+from alphasteer.learning.calibration import ENOUGH, Calibration, check_enough
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import fit_candidates
 from alphasteer.learning.joint_gate import ChosenGate, calibrated, join, unseen_budget
@@ -80,4 +81,11 @@ class Fit:
             f"read-outs: AUC {gate.auc:.3f}, partial AUC {gate.partial_auc:.3f} on kinds of malicious prompts not seen "
             f"before. It opens on {calibration.observed:.1%} of {calibration.n} benign prompts held out."
         )
+        held_out = {source.name: len(source.held_out) for source in self.evidence.examples.benign}
+        small = [f"{name} ({n})" for name, n in held_out.items() if n and name not in calibration.kept_for]
+        if small:
+            self.report.say(
+                f"Too few are held out to keep {self.settings.source_budget:.1%} for each of these by itself: "
+                f"{', '.join(small)}; {math.ceil(ENOUGH / self.settings.source_budget)} would do."
+            )
         return gate, calibration
