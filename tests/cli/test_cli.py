@@ -205,7 +205,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_ends_with_the_same_figures(art
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def replies(folder):
-        return sum(len(path.read_text().splitlines()) for path in folder.glob("work/*repl*.jsonl"))
+        return sum(len(path.read_text().splitlines()) for path in folder.glob("work/replies-*.jsonl"))
 
     whole, killed = place / "whole", place / "killed"
     first = evaluating(whole)

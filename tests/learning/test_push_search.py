@@ -18,6 +18,11 @@ def measure(push):
     return away / 4, push.strength
 
 
+def slow(push):
+    time.sleep(0.05)
+    return measure(push)
+
+
 def run(space=SPACE, by=measure, *, journal=None, **changes):
     options = {"trials": 40, "minutes": None, "most_divergence": 9.0, "seed": 0, **changes}
     return search_pushes(space, by, journal=journal or Journal(None), report=LogReporter(), **options)
@@ -72,18 +77,10 @@ def test_another_searchs_journal_is_refused(tmp_path):
 
 
 def test_no_try_begins_after_the_minutes_are_over():
-    def slow(push):
-        time.sleep(0.05)
-        return measure(push)
-
     assert 1 <= len(run(by=slow, minutes=0.1 / 60)) <= 3
 
 
 def test_a_search_that_ran_out_of_time_goes_no_further_when_begun_again(tmp_path):
-    def slow(push):
-        time.sleep(0.05)
-        return measure(push)
-
     first = run(by=slow, minutes=0.1 / 60, journal=Journal(tmp_path / "pushes.jsonl"))
     assert run(by=slow, minutes=0.1 / 60, journal=Journal(tmp_path / "pushes.jsonl")) == first
 

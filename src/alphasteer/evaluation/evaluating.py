@@ -176,10 +176,9 @@ def check_evaluation(suites: Sequence[Suite], judge: str = PHRASES, preference_j
 def _refusals(
     suite: Suite, replies: Sequence[Reply], name: str, judge: Judge, shelf: Shelf, failures: list[str]
 ) -> tuple[bool | None, ...]:
-    whole = [(p.text, r.text) for p, r in zip(suite.prompts, replies, strict=True) if not is_thinking(r.text)]
+    pairs = [(prompt.text, reply.text) for prompt, reply in zip(suite.prompts, replies, strict=True)]
     kept = Journal(None) if judge is by_phrases else shelf.journal("verdicts", identity(name, judge))
-    found = iter(verdicts(judge, whole, kept, failures))
-    return tuple(None if is_thinking(reply.text) else next(found) for reply in replies)
+    return verdicts(judge, pairs, kept, failures)
 
 
 def _fluent(

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from alphasteer.errors import EvaluationError
-from alphasteer.replies import refuses
+from alphasteer.replies import is_thinking, refuses
 from alphasteer.resuming import Journal, digest
 
 Judge = Callable[[str, str], bool | None]
@@ -88,7 +88,7 @@ def identity(spec: str, judge: object) -> list[str]:
 def verdicts(
     judge: Judge, pairs: Iterable[tuple[str, str]], journal: Journal, failures: list[str] | None = None
 ) -> tuple[bool | None, ...]:
-    """What a judge says of (request, reply) pairs; None where it failed.
+    """What a judge says of (request, reply) pairs; None where it failed, or the reply was cut within its thoughts.
 
     Verdicts are kept in the journal as they come, by what was shown, so that none is paid for twice and equal replies
     fare alike; failures are not.
@@ -98,6 +98,9 @@ def verdicts(
     """
     found: list[bool | None] = []
     for request, reply in pairs:
+        if is_thinking(reply):
+            found.append(None)
+            continue
         shown = digest([request, reply])
         if shown not in journal.entries:
             verdict = attempted(failures, _asked, judge, request, reply)

@@ -40,7 +40,7 @@ def results(
         steering: the digest of the steering that was judged, if there was one.
         settings: how it was measured: the judges, the replies' length, ...
     """
-    arms = list(outcomes[0].marks)
+    arms, averaged = list(outcomes[0].marks), _averaged(outcomes)
     return {
         "format": FORMAT,
         "model": model,
@@ -48,8 +48,8 @@ def results(
         "arms": arms,
         "settings": dict(settings or {}),
         "suites": {outcome.suite.name: _suite(outcome, outcomes) for outcome in outcomes},
-        "averages": {arm: _averages(outcomes, arm) for arm in arms},
-        "tests": {one: {other: _pooled(outcomes, one, other) for other in rest} for one, rest in _pairs(arms).items()},
+        "averages": {arm: _averages(averaged, arm) for arm in arms},
+        "tests": {one: {other: _pooled(averaged, one, other) for other in rest} for one, rest in _pairs(arms).items()},
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -123,9 +123,14 @@ def _pairs(arms: Sequence[str]) -> dict[str, Sequence[str]]:
 
 
 def _tests(outcome: Outcome, one: str, other: str) -> dict[str, float]:
-    """A paired test of each metric that both arms were judged by; how alike each is to vanilla needs none with it."""
+    """A paired test of each metric that both arms were judged by."""
     first, second = outcome.marks[one], outcome.marks[other]
-    return {name: _paired(first[name], second[name]) for name in second if not (name == "identical" and one == VANILLA)}
+    return {name: _paired(first[name], second[name]) for name in second if _is_tested(name, one)}
+
+
+def _is_tested(metric: str, one: str) -> bool:
+    """How alike an arm is to vanilla needs no test with that one."""
+    return not (metric == "identical" and one == VANILLA)
 
 
 def _paired(one: Sequence[bool | None], other: Sequence[bool | None]) -> float:
@@ -134,26 +139,31 @@ def _paired(one: Sequence[bool | None], other: Sequence[bool | None]) -> float:
     return mcnemar([a for a, _ in both], [b for _, b in both])
 
 
-def _averaged(outcomes: Sequence[Outcome], average: str) -> list[Outcome]:
-    """The suites that an average is over; one of which any arm was not judged counts for none."""
-    metric, kinds = AVERAGES[average]
-    here = [o for o in outcomes if o.suite.kind in kinds and metric in o.marks[VANILLA]]
-    return [o for o in here if all(o.judged(arm, metric) for arm in o.marks)]
+def _averaged(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """The suites that each average is over; one of which any arm was not judged counts for none."""
+    return {
+        average: [
+            o
+            for o in outcomes
+            if o.suite.kind in kinds and metric in o.marks[VANILLA] and all(o.judged(arm, metric) for arm in o.marks)
+        ]
+        for average, (metric, kinds) in AVERAGES.items()
+    }
 
 
-def _averages(outcomes: Sequence[Outcome], arm: str) -> dict[str, float | None]:
+def _averages(averaged: Mapping[str, Sequence[Outcome]], arm: str) -> dict[str, float | None]:
     """Means over suites: refusals of safety suites, right answers of utility suites, unchanged harmless replies."""
-    shares = {key: [o.share(arm, metric) for o in _averaged(outcomes, key)] for key, (metric, _) in AVERAGES.items()}
-    return {key: sum(of) / len(of) if of else None for key, of in shares.items()}
+    shares = {average: [o.share(arm, AVERAGES[average][0]) for o in over] for average, over in averaged.items()}
+    return {average: sum(of) / len(of) if of else None for average, of in shares.items()}
 
 
-def _pooled(outcomes: Sequence[Outcome], one: str, other: str) -> dict[str, float]:
+def _pooled(averaged: Mapping[str, Sequence[Outcome]], one: str, other: str) -> dict[str, float]:
     """A paired test of each average, on all prompts that it is over."""
     found = {}
-    for key, (metric, _) in AVERAGES.items():
-        over = [o.marks for o in _averaged(outcomes, key)]
-        if over and not (metric == "identical" and one == VANILLA):
-            found[key] = _paired(*([mark for marks in over for mark in marks[arm][metric]] for arm in (one, other)))
+    for average, over in averaged.items():
+        metric = AVERAGES[average][0]
+        if over and _is_tested(metric, one):
+            found[average] = _paired(*([mark for o in over for mark in o.marks[arm][metric]] for arm in (one, other)))
     return found
 
 
