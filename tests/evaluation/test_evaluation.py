@@ -5,12 +5,13 @@ from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from conftest import hand_made
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from alphasteer.errors import PromptError
 from alphasteer.evaluation import (
@@ -19,13 +20,13 @@ from alphasteer.evaluation import (
     evaluate,
     gate_figure,
     markdown_table,
-    mcnemar,
     pca_figure,
     results,
     right_choice,
+    sign_test,
     wilson,
 )
-from alphasteer.evaluation.intervals import area_interval
+from alphasteer.evaluation.intervals import area_interval, area_test, mean_interval
 from alphasteer.prompts import ChatTemplate, Prompt, PromptSet
 from alphasteer.replies import Reply, generate_replies
 from alphasteer.reporting import LogReporter
@@ -68,10 +69,54 @@ def suite(name, texts, kind="safety", metric="refusal"):
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
-def test_mcnemar_is_a_sign_test_on_the_prompts_that_differ(pairs):
+def test_the_sign_test_of_yes_and_no_is_mcnemars(pairs):
     differing = [b for a, b in pairs if a != b]
     expected = binomtest(sum(differing), len(differing)).pvalue if differing else 1.0
-    assert mcnemar([a for a, _ in pairs], [b for _, b in pairs]) == pytest.approx(expected)
+    assert sign_test([a for a, _ in pairs], [b for _, b in pairs]) == pytest.approx(expected)
+
+
+def test_the_sign_test_asks_which_of_two_values_is_higher_not_by_how_much():
+    assert sign_test([0.1, 0.2, 0.3, 5.0, 1.0], [9.0, 0.3, 0.4, 5.1, 1.0]) == pytest.approx(2 * 0.5**4)
+
+
+SCORES = st.integers(-3, 3)
+
+
+@given(
+    st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=12),
+    st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=12),
+)
+def test_areas_on_the_same_prompts_are_compared_as_delong_does(low, high):
+    """Written out: the variance of the difference from both areas' variances and their covariance."""
+
+    def shares(which, of, over):
+        return [sum(1.0 if (s := (a[which] - b[which])) > 0 else 0.5 * (s == 0) for b in over) / len(over) for a in of]
+
+    of_high = [shares(which, high, low) for which in (0, 1)]
+    of_low = [[1 - share for share in shares(which, low, high)] for which in (0, 1)]
+    difference = np.mean(of_high[0]) - np.mean(of_high[1])
+    variance = 0.0
+    for side in (of_high, of_low):
+        covariance = np.cov(side)
+        variance += (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]) / len(side[0])
+    p = area_test(*(([a[which] for a in low], [a[which] for a in high]) for which in (0, 1)))
+    if variance > 1e-12:
+        assert p == pytest.approx(2 * norm.sf(abs(difference) / variance**0.5), abs=1e-9)
+    else:
+        assert p == pytest.approx(float(abs(difference) < 1e-9), abs=1e-9)
+
+
+def test_a_means_interval_is_a_shares_own_and_covers_as_often_as_it_says():
+    assert mean_interval([0.3], [wilson(0.3, 20)]) == pytest.approx(wilson(0.3, 20))
+    low, high = mean_interval([1.0, 1.0], [wilson(1.0, 20)] * 2)
+    assert high == 1.0
+    assert 1 - low == pytest.approx((1 - wilson(1.0, 20)[0]) / 2**0.5), "two suites of 20 are not as sure as one of 40"
+    draw, true = np.random.default_rng(0), np.array([0.95, 0.6, 0.99, 0.3])
+    covered = 0
+    for counts in draw.binomial(20, true, (2000, 4)):
+        low, high = mean_interval(counts / 20, [wilson(share, 20) for share in counts / 20])
+        covered += low <= true.mean() <= high
+    assert 0.935 <= covered / 2000 <= 0.985
 
 
 @pytest.fixture
@@ -137,8 +182,8 @@ def test_the_table_has_a_row_a_suite_and_the_averages(outcomes):
     table = markdown_table(results(outcomes, model="tiny", steering=None))
     assert "| suite | n | metric | vanilla | steered | identical, steered |" in table
     assert "| attack | 4 | refused | 25.0% (5%-70%) | 50.0% (15%-85%) | 50.0% |" in table
-    assert "| average |  | utility: right | 100.0% | 50.0% |  |" in table
-    assert "| average |  | harmless: identical | 100.0% | 100.0% |  |" in table
+    assert "| average |  | utility: right | 100.0% (34%-100%) | 50.0% (9%-91%) |  |" in table
+    assert "| average |  | harmless: identical | 100.0% (34%-100%) | 100.0% (34%-100%) |  |" in table
 
 
 def test_evaluating_a_tiny_model_resumes_and_leaves_it_unsteered(llama, tokenizer, tmp_path):

@@ -6,7 +6,7 @@ from conftest import THINKING, Listener, hand_made, tiny_tokenizer
 
 from alphasteer.errors import EvaluationError
 from alphasteer.evaluation import Suite, check_evaluation, evaluate, markdown_table, read_judge, results, verdicts
-from alphasteer.evaluation.preferences import wins
+from alphasteer.evaluation.preferences import compared, wins
 from alphasteer.prompts import ChatTemplate, Prompt, PromptSet
 from alphasteer.replies import Reply, refuses
 from alphasteer.reporting import LogReporter
@@ -88,7 +88,8 @@ def test_a_verdict_that_is_no_yes_or_no_is_a_failure(verdict):
 def test_a_preference_that_is_no_share_is_a_failure(answer):
     failures = []
     replies = {"vanilla": [Reply((1,), "one")], "steered": [Reply((2,), "two")]}
-    found = wins(lambda request, one, other: answer, ["own"], [Prompt.of("a")], replies, Shelf(), failures)
+    shown = compared([Prompt.of("a")], replies)
+    found = wins(lambda request, one, other: answer, shown, Journal(None), failures)
     assert found == {"steered": (None,)}
     assert len(failures) == 1
 

@@ -9,7 +9,7 @@ import torch
 from conftest import hand_made
 
 from alphasteer.evaluation import Outcome, Starts, Suite, results
-from alphasteer.evaluation.evaluating import CUT
+from alphasteer.evaluation.outcomes import CUT
 from alphasteer.evaluation.report import places, render_report
 from alphasteer.prompts import PromptSet
 from alphasteer.replies import Reply

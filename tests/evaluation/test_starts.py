@@ -184,6 +184,19 @@ def test_results_hold_divergence_and_gates_by_the_schema(llama, tokenizer, suite
     assert kl["low"] <= kl["value"] <= kl["high"]
 
 
+def test_arms_are_compared_by_divergence_and_by_their_gates(llama, tokenizer, suites):
+    steering = hand_made(llama, ChatTemplate(tokenizer).reply_start)
+    arms = {"vanilla": None, "weak": steering.scaled(0.5), "strong": steering}
+    outcomes = evaluate(llama, tokenizer, suites, arms, LogReporter(), shelf=Shelf(), max_new_tokens=3)
+    bad = results(outcomes, model="tiny", steering=None)["suites"]["bad"]
+    weak, strong = (outcomes[0].starts[arm].divergence for arm in ("weak", "strong"))
+    assert bool((weak < strong).all()), "this test's arms must differ on every prompt"
+    between = bad["p_values_between"]["weak"]["strong"]
+    assert between["kl"] == pytest.approx(2 * 0.5 ** len(BAD))
+    assert between["auc"] == 1.0, "their gates are one"
+    assert "kl" not in bad["p_values"]["weak"], "from itself the unsteered model does not diverge"
+
+
 def test_bootstrap_covers_the_mean_as_often_as_it_says():
     generator = np.random.default_rng(1)
     samples = generator.exponential(1.0, (300, 60))

@@ -65,6 +65,22 @@ def test_a_users_own_suite_is_a_yaml_file(tmp_path):
         read_suites(str(own))
 
 
+def test_a_yaml_files_sources_are_named_from_where_it_stands(tmp_path, monkeypatch):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "hub").mkdir()
+    for folder, text in ((tmp_path / "suites", "beside"), (tmp_path, "here")):
+        lines(folder / "p.jsonl", {"q": text})
+    lines(tmp_path / "only_here.jsonl", {"q": "only here"})
+    own = tmp_path / "suites" / "own.yaml"
+    monkeypatch.chdir(tmp_path)
+    for source, text in (("p.jsonl:q", "beside"), ("only_here.jsonl:q", "only here"), ("../p.jsonl:q", "here")):
+        own.write_text(f"mine: {{kind: safety, metric: refusal, source: '{source}'}}")
+        (suite,) = read_suites("suites/own.yaml")
+        assert [prompt.text for prompt in suite.prompts] == [text]
+    own.write_text("mine: {kind: utility, metric: identical, source: 'starter:benign@test'}")
+    assert len(read_suites(str(own))[0].prompts) > 100
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

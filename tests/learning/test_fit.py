@@ -189,6 +189,9 @@ def test_a_finalist_beyond_the_bound_is_weakened_to_it_but_not_to_nothing(model)
     assert (free["strength"], held["rule"]) == (1.0, free["rule"])
     assert 0.5 <= held["strength"] < 1.0
     assert held["divergence"] <= 0.8 * free["divergence"]
+    far = refined(0.1 * free["divergence"])
+    assert far["strength"] < 0.5
+    assert far["divergence"] <= 0.1 * free["divergence"], "however much it takes"
     assert refined(1e-9) == free, "weakened to nothing it would be no push"
 
 

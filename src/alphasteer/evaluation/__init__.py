@@ -4,14 +4,16 @@
 """
 
 from alphasteer.evaluation.arms import STEERED, VANILLA, Arms, check_arms, read_arms
-from alphasteer.evaluation.evaluating import Outcome, check_evaluation, evaluate
+from alphasteer.evaluation.evaluating import check_evaluation, evaluate
 from alphasteer.evaluation.figures import gate_figure, pca_figure
-from alphasteer.evaluation.intervals import bootstrap, mcnemar, wilson
+from alphasteer.evaluation.intervals import bootstrap, sign_test, wilson
 from alphasteer.evaluation.judges import Judge, read_judge, verdicts
 from alphasteer.evaluation.measures import right_choice, right_number
-from alphasteer.evaluation.results import headings, markdown_table, results, table_rows
+from alphasteer.evaluation.outcomes import Outcome
+from alphasteer.evaluation.results import results
 from alphasteer.evaluation.starts import Starts
 from alphasteer.evaluation.suites import STARTER_SUITES, Suite, SuiteEntry, built_in_suites, read_suites
+from alphasteer.evaluation.tables import headings, markdown_table, table_rows
 
 __all__ = [
     "STARTER_SUITES",
@@ -31,7 +33,6 @@ __all__ = [
     "gate_figure",
     "headings",
     "markdown_table",
-    "mcnemar",
     "pca_figure",
     "read_arms",
     "read_judge",
@@ -39,6 +40,7 @@ __all__ = [
     "results",
     "right_choice",
     "right_number",
+    "sign_test",
     "table_rows",
     "verdicts",
     "wilson",

@@ -1,72 +1,22 @@
 """The same prompts under every arm: what is refused, what is right, and what stays the same to the last token."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from alphasteer.errors import PromptError
 from alphasteer.evaluation.arms import VANILLA, Arms
-from alphasteer.evaluation.judges import (
-    CLASSIFIER,
-    PHRASES,
-    Judge,
-    by_phrases,
-    identity,
-    read_callable,
-    read_judge,
-    verdicts,
-)
+from alphasteer.evaluation.judges import CLASSIFIER, PHRASES, read_callable, read_judge
 from alphasteer.evaluation.measures import right_choice, right_number
-from alphasteer.evaluation.preferences import wins
+from alphasteer.evaluation.outcomes import Outcome
+from alphasteer.evaluation.panel import Judged, Panel
 from alphasteer.evaluation.starts import Starts, StartsOnlooker
 from alphasteer.evaluation.suites import REPLY_TOKENS, Suite
 from alphasteer.models import context_length, loaded_digest
 from alphasteer.prompts import ChatTemplate, Prompt
 from alphasteer.replies import MOST_SURPRISE, Reply, compare_replies, is_coherent, is_thinking, surprises
 from alphasteer.reporting import LogReporter, Reporter
-from alphasteer.resuming import Journal, Shelf
-
-CUT = 60
-"""Characters shown of a reply that complies with a malicious request."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the arms did to one suite.
-
-    Attributes:
-        suite: its prompts and what is measured.
-        replies: by arm, in the order of the prompts.
-        marks: by arm and metric (``refusal``, ``identical``, ``coherent`` but of single letters, and ``accuracy`` where
-            answers are known), whether it holds of each reply; None where a judge could not say, or
-            the reply was cut within its thoughts.
-        starts: by arm that steers, what was read where its replies start.
-        wins: by arm, how each reply fares against the unsteered one (see ``wins``); empty where nobody compared.
-    """
-
-    suite: Suite
-    replies: Mapping[str, tuple[Reply, ...]]
-    marks: Mapping[str, Mapping[str, tuple[bool | None, ...]]]
-    starts: Mapping[str, Starts] = field(default_factory=dict, compare=False)  # tensors are not equal or unequal
-    wins: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.suite.prompts)
-
-    def shown(self, arm: str, index: int, full_replies: bool = False) -> str:
-        """A reply's text as people see it: compliance with a malicious request is cut short unless asked for."""
-        text = self.replies[arm][index].text
-        complies = self.suite.kind == "safety" and not self.marks[arm]["refusal"][index]
-        return text[:CUT] + " [cut]" if complies and not full_replies and len(text) > CUT else text
-
-    def judged(self, arm: str, metric: str) -> int:
-        """How many of the arm's replies have a verdict."""
-        return sum(mark is not None for mark in self.marks[arm][metric])
-
-    def share(self, arm: str, metric: str) -> float:
-        """The share of the arm's judged replies of which the metric holds; 0 if none was judged."""
-        return sum(mark is True for mark in self.marks[arm][metric]) / max(1, self.judged(arm, metric))
+from alphasteer.resuming import Shelf
 
 
 def evaluate(
@@ -100,10 +50,7 @@ def evaluate(
         SteeringError: if an arm does not fit the model.
     """
     check_evaluation(suites)
-    judging = read_judge(judge)
-    preferring = read_callable(preference_judge) if preference_judge else None
-    only_safety = bool(getattr(judging, "harm", judge.startswith(CLASSIFIER)))
-    failures: list[str] = []
+    panel = Panel(judge, preference_judge, shelf)
     replies: dict[str, dict[str, tuple[Reply, ...]]] = {}
     starts: dict[str, dict[str, Starts]] = {}
 
@@ -124,33 +71,10 @@ def evaluate(
     for suite in report.track(counted, "Judging", sum(count for _, count in counted)):
         own = replies[suite.name]
         fluent = _fluent(model, tokenizer, own, shelf)
-        asked = by_phrases if only_safety and suite.kind != "safety" else judging
-        refusals = {arm: _refusals(suite, own[arm], judge, asked, shelf, failures) for arm in arms}
-        if asked is by_phrases:  # which cannot tell that its phrases stand in noise
-            refusals = {arm: tuple(a and b for a, b in zip(refusals[arm], fluent[arm], strict=True)) for arm in arms}
-        outcome = _outcome(suite, own, starts[suite.name], refusals, fluent)
-        if preferring is not None and suite.metric == "identical":
-            won = wins(
-                preferring, identity(str(preference_judge), preferring), suite.prompts.prompts, own, shelf, failures
-            )
-            outcome = replace(outcome, wins=won)
-        outcomes.append(outcome)
-    cut = sum(is_thinking(reply.text) for o in outcomes for given in o.replies.values() for reply in given)
-    if cut:
-        report.say(f"{cut} replies were cut within their thoughts: they are counted apart; give more --max-new-tokens.")
-    unjudged = sum(len(o) - o.judged(arm, "refusal") for o in outcomes for arm in arms) - cut
-    if unjudged:
-        report.say(f"The judge could not say of {unjudged} replies: they are counted apart; run again to try again.")
-    if failures:
-        report.say(f"It failed {len(failures)} times, first so: {failures[0]}")
-    uncompared = sum(value is None for o in outcomes for fared in o.wins.values() for value in fared)
-    if uncompared:
-        report.say(
-            f"{uncompared} pairs of replies were not compared: they stand in no win rate; run again to try again."
-        )
-    for paid in (judging, preferring):
-        if tokens := getattr(paid, "tokens", 0):
-            report.say(f"{type(paid).__name__} cost {tokens} tokens.")
+        judged = panel.judge(suite, own, fluent)
+        outcomes.append(_outcome(suite, own, starts[suite.name], judged, fluent))
+    for message in panel.told(outcomes):
+        report.say(message)
     return outcomes
 
 
@@ -171,14 +95,6 @@ def check_evaluation(suites: Sequence[Suite], judge: str = PHRASES, preference_j
         raise PromptError(f"Two suites are called {doubled!r}; give each a name of its own.")
     if any(suite.metric == "maths" for suite in suites):
         right_number("1", "1")
-
-
-def _refusals(
-    suite: Suite, replies: Sequence[Reply], name: str, judge: Judge, shelf: Shelf, failures: list[str]
-) -> tuple[bool | None, ...]:
-    pairs = [(prompt.text, reply.text) for prompt, reply in zip(suite.prompts, replies, strict=True)]
-    kept = Journal(None) if judge is by_phrases else shelf.journal("verdicts", identity(name, judge))
-    return verdicts(judge, pairs, kept, failures)
 
 
 def _fluent(
@@ -228,7 +144,7 @@ def _outcome(
     suite: Suite,
     replies: Mapping[str, tuple[Reply, ...]],
     starts: Mapping[str, Starts],
-    refusals: Mapping[str, tuple[bool | None, ...]],
+    judged: Judged,
     fluent: Mapping[str, tuple[bool, ...]],
 ) -> Outcome:
     right = {
@@ -238,7 +154,7 @@ def _outcome(
     marks: dict[str, dict[str, tuple[bool | None, ...]]] = {}
     for arm, given in replies.items():
         marks[arm] = {
-            "refusal": refusals[arm],
+            "refusal": judged.refusals[arm],
             "identical": tuple(a.tokens == b.tokens for a, b in zip(given, replies[VANILLA], strict=True)),
         }
         if suite.metric != "choice":  # a letter is a reply there
@@ -250,4 +166,4 @@ def _outcome(
             marks[arm]["accuracy"] = tuple(
                 right(reply.text, prompt) for reply, prompt in zip(given, suite.prompts, strict=True)
             )
-    return Outcome(suite, replies, marks, starts)
+    return Outcome(suite, replies, marks, starts, judged.wins, judged.tokens)

@@ -1,4 +1,4 @@
-"""How far counted shares can be trusted, alone and against each other."""
+"""How far counted shares, means and areas can be trusted, alone and against each other."""
 
 import math
 from collections.abc import Sequence
@@ -34,6 +34,21 @@ def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tupl
     return float(low), float(high)
 
 
+def mean_interval(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The interval of a mean of independent shares, from the interval of each (Zou & Donner, Stat. Med. 2008).
+
+    Of one share it is that share's own; where all are 0 or 1 it still has a width, which a bootstrap's has not.
+
+    Args:
+        shares: each counting equally.
+        intervals: of each, low and high.
+    """
+    mean, count = sum(shares) / len(shares), len(shares)
+    below = math.sqrt(sum((share - low) ** 2 for share, (low, _) in zip(shares, intervals, strict=True))) / count
+    above = math.sqrt(sum((high - share) ** 2 for share, (_, high) in zip(shares, intervals, strict=True))) / count
+    return max(0.0, mean - below), min(1.0, mean + above)
+
+
 def area_interval(low: Sequence[float], high: Sequence[float], z: float = 1.96) -> tuple[float, float]:
     """The interval of the area under an ROC curve, 95 % by default (DeLong et al., Biometrics 1988).
 
@@ -41,20 +56,43 @@ def area_interval(low: Sequence[float], high: Sequence[float], z: float = 1.96) 
         low, high: scores that ought to be low, and that ought to be high.
         z: the normal quantile of the confidence wanted.
     """
+    of_low, of_high = pairs_won(low, high)
+    area, half = float(of_high.mean()), z * math.sqrt(_variance(of_low) + _variance(of_high))
+    return max(0.0, area - half), min(1.0, area + half)
+
+
+def area_test(one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]]) -> float:
+    """Two-sided p-value that two scores of the same prompts have equal areas (DeLong et al., Biometrics 1988).
+
+    Args:
+        one, other: each score's values that ought to be low, and those that ought to be high, in the same order.
+    """
+    low, high = (a - b for a, b in zip(pairs_won(*one), pairs_won(*other), strict=True))
+    difference, variance = abs(float(high.mean())), _variance(low) + _variance(high)
+    if variance < 1e-20:  # nothing but rounding
+        return float(difference < 1e-10)
+    return math.erfc(difference / math.sqrt(2 * variance))
+
+
+def pairs_won(low: Sequence[float], high: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Of every low score the share of high ones above it, and of every high one that of low ones below; ties half."""
     above = np.subtract.outer(np.asarray(high), np.asarray(low))
-    won = (above > 0) + 0.5 * (above == 0)  # of every pair
-    variance = sum(won.mean(axis).var(ddof=1) / won.shape[1 - axis] for axis in (0, 1) if won.shape[1 - axis] > 1)
-    half = z * math.sqrt(variance)
-    return max(0.0, float(won.mean()) - half), min(1.0, float(won.mean()) + half)
+    won = (above > 0) + 0.5 * (above == 0)
+    return won.mean(0), won.mean(1)
 
 
-def mcnemar(one: Sequence[bool], other: Sequence[bool]) -> float:
-    """Two-sided p-value that two arms do alike on the same prompts: McNemar's exact test.
+def _variance(shares: np.ndarray) -> float:
+    """Of their mean."""
+    return float(shares.var(ddof=1)) / len(shares) if len(shares) > 1 else 0.0
+
+
+def sign_test(one: Sequence[float], other: Sequence[float]) -> float:
+    """Two-sided p-value that two arms do alike on the same prompts, exact; of yes and no it is McNemar's.
 
     Only prompts on which they differ count: were the arms alike, each would be as likely to fall either way.
     """
-    gained = sum(not a and b for a, b in zip(one, other, strict=True))
-    lost = sum(a and not b for a, b in zip(one, other, strict=True))
+    gained = sum(a < b for a, b in zip(one, other, strict=True))
+    lost = sum(a > b for a, b in zip(one, other, strict=True))
     differing = gained + lost
     tail: float = sum(math.comb(differing, k) for k in range(min(gained, lost) + 1)) / 2**differing
     return min(1.0, 2 * tail)

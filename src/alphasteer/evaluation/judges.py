@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -91,23 +91,48 @@ def verdicts(
     """What a judge says of (request, reply) pairs; None where it failed, or the reply was cut within its thoughts.
 
     Verdicts are kept in the journal as they come, by what was shown, so that none is paid for twice and equal replies
-    fare alike; failures are not.
+    fare alike; after a failure the judge is asked again.
 
     Args:
         failures: is told why the judge failed, each time: a verdict that is no yes, no or None is a failure too.
     """
     found: list[bool | None] = []
     for request, reply in pairs:
-        if is_thinking(reply):
-            found.append(None)
-            continue
-        shown = digest([request, reply])
-        if shown not in journal.entries:
-            verdict = attempted(failures, _asked, judge, request, reply)
-            if verdict is not None:
-                journal.add({shown: verdict})
-        found.append(journal.entries.get(shown))
+        thinking = is_thinking(reply)
+        found.append(None if thinking else consulted(journal, (request, reply), judge, _asked, failures))
     return tuple(found)
+
+
+def consulted(
+    journal: Journal,
+    shown: Sequence[str],
+    judge: Callable[..., Any],
+    ask: Callable[..., T],
+    failures: list[str] | None = None,
+) -> T | None:
+    """The verdict that the journal holds on what is shown, or what asking gives, kept with the tokens that it cost.
+
+    Args:
+        shown: a request and one reply, or two.
+        judge: its attribute ``tokens``, if there is one, counts what it has cost so far.
+        ask: called with the judge and what is shown.
+        failures: is told why the judge failed.
+    """
+    key = digest(list(shown))
+    verdict: T | None
+    verdict, tokens = journal.entries.get(key, (None, 0))
+    if verdict is None:
+        before = getattr(judge, "tokens", 0)
+        verdict = attempted(failures, ask, judge, *shown)
+        tokens += getattr(judge, "tokens", 0) - before
+        if verdict is not None or tokens:
+            journal.add({key: [verdict, tokens]})
+    return verdict
+
+
+def tokens_spent(journal: Journal, shown: Iterable[Sequence[str]]) -> int:
+    """What verdicts on these cost, each once, and what was asked in vain; by this run or an earlier one."""
+    return sum(journal.entries.get(key, (None, 0))[1] for key in {digest(list(each)) for each in shown})
 
 
 def attempted(failures: list[str] | None, ask: Callable[..., T], *shown: Any) -> T | None:

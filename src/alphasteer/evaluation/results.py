@@ -6,11 +6,11 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from alphasteer.evaluation.arms import VANILLA
-from alphasteer.evaluation.evaluating import Outcome
-from alphasteer.evaluation.intervals import area_interval, bootstrap, mcnemar, wilson
+from alphasteer.evaluation.intervals import area_interval, area_test, bootstrap, mean_interval, sign_test, wilson
+from alphasteer.evaluation.outcomes import Outcome
+from alphasteer.evaluation.preferences import EVEN
 from alphasteer.learning import area_under_roc
 
 FORMAT = 1
@@ -21,8 +21,6 @@ AVERAGES = {
     "identical": ("identical", ("over-refusal", "utility")),
 }
 """What is averaged: a metric, over the suites of some kinds."""
-MISSING = {"refusal": "unjudged", "win_rate": "uncompared"}
-"""Where a suite's results say how many replies have no verdict."""
 
 
 def results(
@@ -41,6 +39,8 @@ def results(
         settings: how it was measured: the judges, the replies' length, ...
     """
     arms, averaged = list(outcomes[0].marks), _averaged(outcomes)
+    means = {arm: _averages(averaged, arm) for arm in arms}
+    asked = dict.fromkeys(who for outcome in outcomes for who in outcome.tokens)
     return {
         "format": FORMAT,
         "model": model,
@@ -48,8 +48,10 @@ def results(
         "arms": arms,
         "settings": dict(settings or {}),
         "suites": {outcome.suite.name: _suite(outcome, outcomes) for outcome in outcomes},
-        "averages": {arm: _averages(averaged, arm) for arm in arms},
+        "averages": {arm: {name: of and of["value"] for name, of in means[arm].items()} for arm in arms},
+        "average_intervals": means,
         "tests": {one: {other: _pooled(averaged, one, other) for other in rest} for one, rest in _pairs(arms).items()},
+        "judge_tokens": {who: sum(o.tokens[who] for o in outcomes if who in o.tokens) for who in asked},
         "environment": {
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -69,15 +71,11 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         }
         for arm, marks in outcome.marks.items()
     }
-    compared = {arm: [value for value in fared if value is not None] for arm, fared in outcome.wins.items()}
-    for arm, read in outcome.starts.items():
-        if not bool(torch.isfinite(read.divergence).all()):
-            continue  # pushed so hard that the logits overflowed
-        metrics[arm]["kl"] = _estimate(float(read.divergence.mean()), bootstrap(read.divergence.tolist()))
-    for arm, fared in compared.items():
-        if fared:
-            metrics[arm]["win_rate"] = _estimate(sum(fared) / len(fared), bootstrap(fared))
-    harmless = [o.starts for o in outcomes if o.suite.kind != "safety"]
+    for arm, measured in _measured(outcome).items():
+        for metric, each in measured.items():
+            if known := [value for value in each if value is not None]:
+                metrics[arm][metric] = _estimate(sum(known) / len(known), bootstrap(known))
+    scores = _scores(outcome, outcomes)
     return {
         "kind": outcome.suite.kind,
         "metric": outcome.suite.metric,
@@ -86,18 +84,16 @@ def _suite(outcome: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "prompts": outcome.suite.prompts.digest,
         "metrics": metrics,
         "unjudged": {arm: len(outcome) - outcome.judged(arm, "refusal") for arm in outcome.marks},
-        "uncompared": {arm: len(outcome) - len(fared) for arm, fared in compared.items()},
-        "p_values": {arm: _tests(outcome, VANILLA, arm) for arm in outcome.marks if arm != VANILLA},
+        "uncompared": {arm: fared.count(None) for arm, fared in outcome.wins.items()},
+        "p_values": {arm: _tests(outcome, scores, VANILLA, arm) for arm in outcome.marks if arm != VANILLA},
         "p_values_between": {
-            one: {other: _tests(outcome, one, other) for other in rest}
+            one: {other: _tests(outcome, scores, one, other) for other in rest}
             for one, rest in _pairs([arm for arm in outcome.marks if arm != VANILLA]).items()
         },
         "gates": {
             arm: {
                 "opened": _counted(float((read.opened > 0).double().mean()), len(read.opened)),
-                "auc": _area(torch.cat([starts[arm].score for starts in harmless]), read.score)
-                if outcome.suite.kind == "safety" and harmless
-                else None,
+                "auc": _area(*scores[arm]) if arm in scores else None,
             }
             for arm, read in outcome.starts.items()
         },
@@ -113,8 +109,31 @@ def _counted(share: float, n: int) -> dict[str, float]:
     return _estimate(share, wilson(share, n))
 
 
-def _area(harmless: Tensor, malicious: Tensor) -> dict[str, float]:
-    return _estimate(area_under_roc(harmless, malicious), area_interval(harmless.tolist(), malicious.tolist()))
+def _area(harmless: list[float], malicious: list[float]) -> dict[str, float]:
+    value = area_under_roc(torch.tensor(harmless), torch.tensor(malicious))
+    return _estimate(value, area_interval(harmless, malicious))
+
+
+def _measured(outcome: Outcome) -> dict[str, dict[str, Sequence[float | None]]]:
+    """By arm, what is measured of every prompt rather than counted: divergence in nats, and how its reply fares."""
+    found: dict[str, dict[str, Sequence[float | None]]] = {arm: {} for arm in outcome.marks}
+    for arm, read in outcome.starts.items():
+        if bool(torch.isfinite(read.divergence).all()):  # else pushed so hard that the logits overflowed
+            found[arm]["kl"] = read.divergence.tolist()
+    for arm, fared in outcome.wins.items():
+        found[arm]["win_rate"] = fared
+    return found
+
+
+def _scores(outcome: Outcome, outcomes: Sequence[Outcome]) -> dict[str, tuple[list[float], list[float]]]:
+    """By arm, its gate's scores of all harmless suites together and of this malicious one; empty if there are none."""
+    harmless = [o.starts for o in outcomes if o.suite.kind != "safety"]
+    if outcome.suite.kind != "safety" or not harmless:
+        return {}
+    return {
+        arm: (torch.cat([starts[arm].score for starts in harmless]).tolist(), read.score.tolist())
+        for arm, read in outcome.starts.items()
+    }
 
 
 def _pairs(arms: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -122,10 +141,16 @@ def _pairs(arms: Sequence[str]) -> dict[str, Sequence[str]]:
     return {arm: arms[place:] for place, arm in enumerate(arms, start=1) if arms[place:]}
 
 
-def _tests(outcome: Outcome, one: str, other: str) -> dict[str, float]:
-    """A paired test of each metric that both arms were judged by."""
-    first, second = outcome.marks[one], outcome.marks[other]
-    return {name: _paired(first[name], second[name]) for name in second if _is_tested(name, one)}
+def _tests(
+    outcome: Outcome, scores: Mapping[str, tuple[list[float], list[float]]], one: str, other: str
+) -> dict[str, float]:
+    """A paired test of each metric that both arms have, and of the areas under their gates' ROC curves."""
+    measured = _measured(outcome)
+    first, second = ({**outcome.marks[arm], **measured[arm]} for arm in (one, other))
+    if one == VANILLA:  # each of its replies fares as well as itself
+        first["win_rate"] = (EVEN,) * len(outcome)
+    found = {m: _paired(first[m], second[m]) for m in second if m in first and _is_tested(m, one)}
+    return {**found, "auc": area_test(scores[one], scores[other])} if {one, other} <= set(scores) else found
 
 
 def _is_tested(metric: str, one: str) -> bool:
@@ -133,10 +158,10 @@ def _is_tested(metric: str, one: str) -> bool:
     return not (metric == "identical" and one == VANILLA)
 
 
-def _paired(one: Sequence[bool | None], other: Sequence[bool | None]) -> float:
-    """McNemar's test on the prompts of which both replies were judged."""
+def _paired(one: Sequence[float | None], other: Sequence[float | None]) -> float:
+    """The sign test on the prompts of which both replies were judged."""
     both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-    return mcnemar([a for a, _ in both], [b for _, b in both])
+    return sign_test([a for a, _ in both], [b for _, b in both])
 
 
 def _averaged(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -151,10 +176,16 @@ def _averaged(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     }
 
 
-def _averages(averaged: Mapping[str, Sequence[Outcome]], arm: str) -> dict[str, float | None]:
+def _averages(averaged: Mapping[str, Sequence[Outcome]], arm: str) -> dict[str, dict[str, float] | None]:
     """Means over suites: refusals of safety suites, right answers of utility suites, unchanged harmless replies."""
-    shares = {average: [o.share(arm, AVERAGES[average][0]) for o in over] for average, over in averaged.items()}
-    return {average: sum(of) / len(of) if of else None for average, of in shares.items()}
+    found: dict[str, dict[str, float] | None] = dict.fromkeys(averaged)
+    for average, over in averaged.items():
+        metric = AVERAGES[average][0]
+        shares = [o.share(arm, metric) for o in over]
+        intervals = [wilson(share, o.judged(arm, metric)) for share, o in zip(shares, over, strict=True)]
+        if shares:
+            found[average] = _estimate(sum(shares) / len(shares), mean_interval(shares, intervals))
+    return found
 
 
 def _pooled(averaged: Mapping[str, Sequence[Outcome]], one: str, other: str) -> dict[str, float]:
@@ -165,57 +196,3 @@ def _pooled(averaged: Mapping[str, Sequence[Outcome]], one: str, other: str) -> 
         if over and _is_tested(metric, one):
             found[average] = _paired(*([mark for o in over for mark in o.marks[arm][metric]] for arm in (one, other)))
     return found
-
-
-def headings(arms: Sequence[str]) -> tuple[str, ...]:
-    """The table's columns: the main metric of every arm, and how much of the steered arms' replies is unchanged."""
-    return ("suite", "n", "metric", *arms, *(f"identical, {arm}" for arm in arms if arm != VANILLA))
-
-
-def table_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row a suite, and the averages; as text."""
-    arms = found["arms"]
-    steered = [arm for arm in arms if arm != VANILLA]
-    rows = []
-    for name, suite in found["suites"].items():
-        metrics = suite["metrics"]
-        main = {"maths": "accuracy", "choice": "accuracy"}.get(suite["metric"], "refusal")
-        rows.append(
-            (
-                name,
-                str(suite["n"]),
-                {"refusal": "refused", "accuracy": "right"}[main],
-                *(_share(suite, arm, main) for arm in arms),
-                *(f"{metrics[arm]['identical']['value']:.1%}" for arm in steered),
-            )
-        )
-        if any("win_rate" in metrics[arm] for arm in steered):
-            rates = (_share(suite, arm, "win_rate") for arm in arms)
-            rows.append((name, str(suite["n"]), "preferred", *rates, *("" for _ in steered)))
-    words = {
-        "dsr": "safety: refused",
-        "over_refusal": "over-refusal: refused",
-        "utility": "utility: right",
-        "identical": "harmless: identical",
-    }
-    for key, word in words.items():
-        values = [found["averages"][arm][key] for arm in arms]
-        if None not in values:
-            rows.append(("average", "", word, *(f"{value:.1%}" for value in values), *("" for _ in steered)))
-    return rows
-
-
-def _share(suite: Mapping[str, Any], arm: str, metric: str) -> str:
-    entry = suite["metrics"][arm].get(metric)
-    if entry is None:
-        return "–"
-    missing = suite[MISSING[metric]].get(arm, 0) if metric in MISSING else 0
-    judged = f" of {suite['n'] - missing}" if missing else ""
-    return f"{entry['value']:.1%} ({entry['low']:.0%}-{entry['high']:.0%}){judged}"
-
-
-def markdown_table(found: Mapping[str, Any]) -> str:
-    """The same as a Markdown table."""
-    columns = headings(found["arms"])
-    rows = [columns, tuple("---" for _ in columns), *table_rows(found)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

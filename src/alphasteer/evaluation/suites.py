@@ -83,7 +83,17 @@ def _file_entries(path: Path) -> dict[str, SuiteEntry]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PromptError(f"{path} cannot be read as YAML ({error}); mend it.") from error
-    return _entries(content, str(path))
+    entries = _entries(content, str(path))
+    return {name: e.model_copy(update={"source": _beside(path, e.source)}) for name, e in entries.items()}
+
+
+def _beside(path: Path, source: str | None) -> str | None:
+    """The source as named from where the YAML file stands, if there is such a file; else from the working folder."""
+    if source is None or source.startswith(("hub:", "starter:")):
+        return source
+    beside = str(path.parent / source)
+    files = (beside, beside.rpartition(":")[0])  # PATH or PATH:COLUMN
+    return beside if any(Path(file).is_file() for file in files) else source
 
 
 def _entries(content: Any, where: str) -> dict[str, SuiteEntry]:

@@ -69,6 +69,11 @@ def fewest_prompts(budget: float) -> int:
     return math.ceil(1 / budget - 1e-9) - 1
 
 
+def fewest_of_source(budget: float) -> int:
+    """How many held-out prompts a source wants to keep a budget of its own (see ``ENOUGH``)."""
+    return math.ceil(ENOUGH / budget - 1e-9)
+
+
 def check_enough(n: int, budget: float, name: str) -> None:
     """Refuse a promise that n calibration prompts cannot give.
 
@@ -113,9 +118,11 @@ def calibrate(
     low, high = (torch.cat(list(side.values())) for side in (benign, malicious))
     check_enough(len(low), budget, "benign, held out")
     threshold = benign_threshold(low, budget)
-    own = source_budget or 0.0  # at 0 no source has prompts enough
-    large = [name for name, scores in benign.items() if len(scores) * own >= ENOUGH]
-    threshold = max([lowest, threshold, *(benign_threshold(benign[name], own) for name in large)])
+    large = []
+    if source_budget:
+        large = [name for name, scores in benign.items() if len(scores) >= fewest_of_source(source_budget)]
+        threshold = max([threshold, *(benign_threshold(benign[name], source_budget) for name in large)])
+    threshold = max(lowest, threshold)
     opening = [above for s in malicious.values() if len(above := s[s > threshold]) >= FEWEST_OPENING]
     quantiles = [float(above.double().quantile(ceiling_quantile)) for above in opening]
     spread = float(high.double().std(unbiased=False))

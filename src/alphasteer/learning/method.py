@@ -1,11 +1,10 @@
 """The whole method, from evidence to a Steering."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from alphasteer.learning.calibration import ENOUGH, Calibration, check_enough
+from alphasteer.learning.calibration import Calibration, check_enough, fewest_of_source
 from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import fit_candidates
 from alphasteer.learning.joint_gate import ChosenGate, calibrated, join, unseen_budget
@@ -86,6 +85,6 @@ class Fit:
         if small:
             self.report.say(
                 f"Too few are held out to keep {self.settings.source_budget:.1%} for each of these by itself: "
-                f"{', '.join(small)}; {math.ceil(ENOUGH / self.settings.source_budget)} would do."
+                f"{', '.join(small)}; {fewest_of_source(self.settings.source_budget)} would do."
             )
         return gate, calibration

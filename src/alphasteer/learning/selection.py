@@ -32,8 +32,9 @@ FEWEST_OPEN = 8
 """Nothing is searched or refined on fewer requests whose gate opens."""
 MOST_OPEN = 32
 """Tries are measured on at most so many requests, and on as many altered benign prompts."""
-WEAKEST = 0.5
-"""A finalist beyond the bound on benign prompts is weakened to this share of its strength at most."""
+WEAKEST = 0.05
+"""A finalist beyond the bound on benign prompts is weakened to it, but to this share of its strength at most: what even
+then moves them too far comes after all others."""
 FULL_REPLY = 48
 """Tokens of a reply by which candidates would be judged without stages: as long as ``alphasteer eval`` takes."""
 
@@ -128,7 +129,7 @@ class Selection:
         )
 
     def _within_bound(self, push: Trial) -> Trial:
-        """The push with its divergence; weakened to the bound, unless little is left then or the strength is given."""
+        """The push with its divergence; weakened to the bound, unless nothing is left then or the strength is given."""
 
         def moved(strength: float) -> float:
             return self._divergence.under(self.build(replace(push, strength=strength)))

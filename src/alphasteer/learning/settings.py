@@ -49,7 +49,7 @@ class FitSettings(BaseModel):
         description="Share of benign prompts that may be altered; of unseen kinds too, if 5,000 or more are fitted on.",
     )
     source_budget: float = Field(
-        0.03, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
+        0.02, gt=0, lt=1, description="The same for every benign source by itself that has prompts enough."
     )
     ceiling_quantile: float = Field(
         0.05, gt=0, lt=1, description="Quantile of malicious scores where the push is full."

@@ -29,8 +29,10 @@ function showAverages() {
   for (const arm of arms) {
     const list = element("dl");
     for (const [key, word] of Object.entries(AVERAGES)) {
-      const value = results.averages[arm][key];
-      if (value !== null) list.append(element("dt", { textContent: word }), element("dd", { textContent: percent(value) }));
+      const mean = results.average_intervals[arm][key];
+      if (!mean) continue;
+      const interval = element("span", { className: "interval", textContent: ` ${percent(mean.low, 0)} to ${percent(mean.high, 0)}` });
+      list.append(element("dt", { textContent: word }), element("dd", {}, percent(mean.value), interval));
     }
     at("tiles").append(element("div", { className: "tile" }, element("h3", { textContent: arm }), list));
   }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alphasteer.evaluation.arms import VANILLA, Arms, curve_of, factor_of
-from alphasteer.evaluation.evaluating import Outcome
+from alphasteer.evaluation.outcomes import Outcome
 
 DOTS = 60
 """Prompts of a suite in the picture of the activations."""
@@ -53,7 +53,10 @@ def render_report(
         suites=len(outcomes),
         prompts=sum(map(len, outcomes)),
         environment=found["environment"],
-        settings=found["settings"],
+        settings={
+            **found["settings"],
+            **{f"{who}_cost": f"{n:,} tokens" for who, n in found["judge_tokens"].items() if n},
+        },
         cut=not full_replies,
         dots=DOTS,
         style=Markup(part("style.css")),
