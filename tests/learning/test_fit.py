@@ -241,6 +241,32 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(model, tmp_path):
     assert warm < cold
 
 
+def test_a_fit_that_is_stopped_late_neither_refines_nor_tries_again_what_it_had(model, tmp_path):
+    class Stopping(LogReporter):
+        tried = 0
+
+        def track(self, steps, description, total):
+            for step in super().track(steps, description, total):
+                if description.startswith("Trying pushes"):
+                    self.tried += 1
+                    if self.tried == 3:
+                        raise KeyboardInterrupt
+                yield step
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, work=tmp_path, report=Stopping())
+    (kept,) = tmp_path.glob("finalists-*.jsonl")
+    first_two = kept.read_text()
+    assert len(first_two.splitlines()) == 2
+
+    listener = Listener()
+    resumed, undisturbed = run(model, work=tmp_path, report=listener), run(model)
+    assert "Refining directions" not in listener.tracked
+    assert kept.read_text().startswith(first_two), "each was tried once"
+    assert resumed.digest == undisturbed.digest
+    assert resumed.record["trials"] == undisturbed.record["trials"]
+
+
 def test_a_split_that_the_prompts_bring_is_kept(model):
     def prompts(texts, name):
         splits = ("fit", "fit", "validation", "test")

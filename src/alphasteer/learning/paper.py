@@ -10,7 +10,7 @@ from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.forms import between, gate_per_layer
 from alphasteer.learning.gate_choice import GateCandidate
 from alphasteer.learning.push_choice import Trial, choose_push
-from alphasteer.learning.selection import FULL_REPLY, Selected
+from alphasteer.learning.selected import FULL_REPLY, Selected
 from alphasteer.learning.settings import FitSettings
 from alphasteer.models import counted_tokens
 from alphasteer.replies import PrefilledPrompts, refuses
@@ -32,18 +32,23 @@ def choose_paper_push(evidence: Evidence, singles: Sequence[GateCandidate]) -> S
         return gate_per_layer(singles, vectors, trial.strength, template.reply_start)
 
     def probes(share: int) -> PrefilledPrompts:
-        rendered = template.render_all(evidence.held_out(evidence.examples.malicious, share))
+        drawn = evidence.held_out(evidence.examples.malicious, share)
+        rendered = template.render_all(drawn)
+        keys.append([prompt.key for prompt in drawn])
         lengths.append(sum(map(len, rendered)) + FULL_REPLY * len(rendered))
         start = template.reply_start
         return PrefilledPrompts(evidence.model, evidence.tokenizer, rendered, start, evidence.report, reuse=False)
 
     lengths: list[int] = []
+    keys: list[list[str]] = []
     lowest = min(candidate.layer for candidate in singles)
     trials = possible_pushes(lowest, len(evidence.decoder), list(directions), settings)
     with counted_tokens(evidence.model) as tokens:
         rounds = [probes(max(1, settings.probes // 3)), probes(settings.probes)]
         before = [refuses(reply.text) for reply in rounds[-1].replies(settings.reply_tokens)]
-        judged = choose_push(evidence.model, rounds, trials, build, settings, evidence.report)
+        same = [evidence.loaded, str(evidence.model.dtype), keys, settings.reply_tokens]
+        kept = evidence.shelf.journal("finalists", same)
+        judged = choose_push(evidence.model, rounds, trials, build, settings, evidence.report, kept)
     return Selected(
         build(judged[0]), judged, [], sum(before) / len(before), tokens.count, full=len(trials) * lengths[-1]
     )

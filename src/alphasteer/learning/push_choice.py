@@ -7,6 +7,7 @@ from typing import Any
 from alphasteer.learning.settings import FitSettings
 from alphasteer.replies import PrefilledPrompts, is_coherent, refuses
 from alphasteer.reporting import Reporter
+from alphasteer.resuming import Journal
 from alphasteer.steering import Steering
 
 FINALISTS = 8
@@ -51,21 +52,29 @@ def choose_push(
     build: Callable[[Trial], Steering],
     settings: FitSettings,
     report: Reporter,
+    journal: Journal,
 ) -> list[Trial]:
     """Try pushes by short replies and return them best first.
 
     Successive halving: all on the probes of the first round, the best of them on those of the next. Best is what
     refuses most, a repetitive reply being no refusal; then what is coherent most often; then the gentlest.
+
+    Args:
+        journal: keeps what came of each try, for the same model and probes.
     """
     drawn, ranked = list(trials), list[Trial]()
     for number, probes in enumerate(rounds, start=1):
         tried = []
         name = f"Trying pushes, round {number} of {len(rounds)}"
         for trial in report.track(((t, 1) for t in drawn), name, len(drawn)):
-            with build(trial).attach(model):
-                texts = [reply.text for reply in probes.replies(settings.reply_tokens)]
-            refused, coherent = (sum(map(judge, texts)) / len(texts) for judge in (refuses, is_coherent))
-            tried.append(replace(trial, refused=refused, coherent=coherent, probes=len(texts)))
+            steering = build(trial)
+            key = f"{steering.digest}, round {number}"
+            if key not in journal.entries:
+                with steering.attach(model):
+                    texts = [reply.text for reply in probes.replies(settings.reply_tokens)]
+                journal.add({key: [sum(map(judge, texts)) / len(texts) for judge in (refuses, is_coherent)]})
+            refused, coherent = journal.entries[key]
+            tried.append(replace(trial, refused=refused, coherent=coherent, probes=probes.count))
         tried.sort(key=lambda t: (-t.refused, -t.coherent, t.strength * (t.last - t.first + 1)))
         ranked = tried + ranked[len(tried) :]
         drawn = tried[:FINALISTS]

@@ -11,7 +11,7 @@ from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.gate_choice import GateCandidate, best_by_layer
 from alphasteer.learning.joint_gate import ChosenGate
 from alphasteer.learning.push_choice import Trial
-from alphasteer.learning.selection import Selected
+from alphasteer.learning.selected import Selected
 from alphasteer.learning.settings import FitSettings
 from alphasteer.learning.views import LearnedKind
 from alphasteer.prompts import union

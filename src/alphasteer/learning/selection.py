@@ -2,11 +2,12 @@
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+
+from torch import Tensor
 
 from alphasteer.learning.calibration import Calibration
 from alphasteer.learning.evidence import Evidence
@@ -18,6 +19,7 @@ from alphasteer.learning.push_probes import Divergence, Surprise
 from alphasteer.learning.push_search import PushSpace, different_windows, search_pushes
 from alphasteer.learning.readings import ByLayer
 from alphasteer.learning.refining import ROWS, TOKENS, refine
+from alphasteer.learning.selected import FULL_REPLY, Selected
 from alphasteer.models import counted_tokens
 from alphasteer.prompts import Prompt
 from alphasteer.replies import PrefilledPrompts, Reply, refuses
@@ -35,50 +37,6 @@ MOST_OPEN = 32
 WEAKEST = 0.05
 """A finalist beyond the bound on benign prompts is weakened to it, but to this share of its strength at most: what even
 then moves them too far comes after all others."""
-FULL_REPLY = 48
-"""Tokens of a reply by which candidates would be judged without stages: as long as ``alphasteer eval`` takes."""
-
-
-@dataclass(frozen=True)
-class Selected:
-    """The chosen push and how it was found.
-
-    Attributes:
-        steering: what it makes of the gate, without a record.
-        finalists: judged by short replies, the chosen one first.
-        searched: the search's tries, best first.
-        before: share of the finalists' probes refused without steering.
-        tokens: forward tokens that the selection took, replies and gradient steps included.
-        full: what judging every candidate by full replies would have taken.
-        altered: how many held-out benign prompts that open the gate were looked at, as to how far pushes move them.
-    """
-
-    steering: Steering
-    finalists: list[Trial]
-    searched: list[Trial]
-    before: float
-    tokens: int
-    full: int
-    altered: int = 0
-
-    @property
-    def reason(self) -> str:
-        """Why this push, in a sentence."""
-        best, others = self.finalists[0], self.finalists[1:]
-        told = (
-            f"Layers {best.first} to {best.last}, {best.strength:g} times the direction of {best.rule}: refused "
-            f"{best.refused:.0%} of {best.probes} held-out malicious requests ({self.before:.0%} unsteered), "
-            f"{best.coherent:.0%} of the replies coherent"
-        )
-        if best.divergence is not None:
-            moved = f"{self.altered} held-out benign prompts that open the gate moved by {best.divergence:.1f} nats"
-            told += f", {moved if self.altered else 'no held-out benign prompt opens the gate'}"
-        if not others:
-            return f"{told}; the only finalist."
-        told += f"; the next best of {len(others) + 1} finalists refused {others[0].refused:.0%}"
-        if others[0].refused > best.refused:
-            return f"{told}, but moves those benign prompts too far."
-        return f"{told}{', but less coherently or by a stronger push' if others[0].refused == best.refused else ''}."
 
 
 class Selection:
@@ -103,7 +61,10 @@ class Selection:
             prefilled = self.prefilled(probes)
             before = [refuses(reply.text) for reply in prefilled.replies(settings.reply_tokens)]
             finalists = [self._within_bound(push) for push in finalists]
-            judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report)
+            kept = self.evidence.shelf.journal(
+                "finalists", [*self._same, [p.key for p in probes], settings.reply_tokens]
+            )
+            judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report, kept)
             judged.sort(key=lambda push: (push.divergence or 0.0) > settings.divergence)  # within the bound first
             if (judged[0].divergence or 0.0) > settings.divergence:
                 self.report.say(
@@ -145,6 +106,11 @@ class Selection:
         return replace(push, strength=strength, divergence=divergence)
 
     @property
+    def _same(self) -> list[str]:
+        """What tells this model's measurements on the shelf from another's."""
+        return [self.evidence.loaded, str(self.model.dtype)]
+
+    @property
     def _strength(self) -> float:
         """At which directions are refined: they take the length that they need."""
         return 1.0 if self.settings.strength is None else self.settings.strength
@@ -181,7 +147,6 @@ class Selection:
 
         whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
         keys = [prompt.key for prompt in (*malicious, *self._altered)]
-        model = [self.evidence.loaded, str(self.model.dtype), whole]
         search = [asdict(space), settings.divergence, settings.seed, version("optuna")]
         return search_pushes(
             space,
@@ -190,7 +155,7 @@ class Selection:
             minutes=settings.minutes,
             most_divergence=settings.divergence,
             seed=settings.seed,
-            journal=self.evidence.shelf.journal("pushes", [*model, keys, refusals, *search]),
+            journal=self.evidence.shelf.journal("pushes", [*self._same, whole, keys, refusals, *search]),
             report=self.report,
         )
 
@@ -220,34 +185,37 @@ class Selection:
         name, settings = f"{rule}, refined on {window[0]}-{window[1]}", self.settings
         if name in self.directions:
             return name
-        lessons, prompts = self._lessons
+        lessons, start = self._lessons, between(self.directions[rule], *window)
         if len(lessons) < FEWEST_OPEN:
             self.report.say(f"The gate opens on {len(lessons)} requests to learn from: directions stay as they are.")
             return rule
+        refusals = [reply.tokens for _, reply in lessons]
 
-        def build(vectors: Any) -> Steering:
+        def build(vectors: Mapping[int, Tensor]) -> Steering:
             return one_gate(self.gate, self.calibration, vectors, self._strength, self.evidence.template)
 
-        self.directions[name] = refine(
-            self.model,
-            prompts,
-            [reply.tokens for _, reply in lessons],
-            between(self.directions[rule], *window),
-            build,
-            self.report,
-            steps=settings.steps,
-            seed=settings.seed,
-        )
+        def refined() -> dict[str, Tensor]:
+            steps, seed = settings.steps, settings.seed
+            found = refine(self.model, self._taught, refusals, start, build, self.report, steps=steps, seed=seed)
+            return {str(layer): r for layer, r in found.items()}
+
+        taught = [[prompt.key for prompt, _ in lessons], refusals, settings.steps, settings.seed]
+        kept = self.evidence.shelf.tensors("refined", [*self._same, build(start).digest, *taught], refined)
+        self.directions[name] = {int(layer): r for layer, r in kept.items()}
         return name
 
     @cached_property
-    def _lessons(self) -> tuple[list[tuple[Prompt, Reply]], PrefilledPrompts]:
-        """Requests whose gate opens, with refusals in the model's own words; and the same requests, run."""
+    def _lessons(self) -> list[tuple[Prompt, Reply]]:
+        """Requests whose gate opens, with refusals in the model's own words."""
         lessons = self.evidence.lessons
         streams = self.evidence.gate_readings.of([prompt for prompt, _ in lessons], "malicious requests")
         opened = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
-        learned = [lesson for lesson, is_open in zip(lessons, opened, strict=True) if is_open]
-        return learned, self.prefilled([prompt for prompt, _ in learned], ROWS)
+        return [lesson for lesson, is_open in zip(lessons, opened, strict=True) if is_open]
+
+    @cached_property
+    def _taught(self) -> PrefilledPrompts:
+        """The same requests, run."""
+        return self.prefilled([prompt for prompt, _ in self._lessons], ROWS)
 
 
 def shared_out(sources: Sequence[Sequence[Prompt]], most: int) -> list[Prompt]:
