@@ -186,6 +186,13 @@ def test_the_table_has_a_row_a_suite_and_the_averages(outcomes):
     assert "| average |  | harmless: identical | 100.0% (34%-100%) | 100.0% (34%-100%) |  |" in table
 
 
+def test_halves_are_rounded_up_whatever_floats_make_of_them():
+    thirteen_of_sixteen = {"vanilla": {"refusal": (True,) * 13 + (False,) * 3, "identical": (True,) * 16}}
+    texts = [f"p{n}" for n in range(16)]
+    one = Outcome(suite("attack", texts), {"vanilla": (NO,) * 16}, thirteen_of_sixteen)
+    assert "| attack | 16 | refused | 81.3% (57%-93%) |" in markdown_table(results([one], model="t", steering=None))
+
+
 def test_evaluating_a_tiny_model_resumes_and_leaves_it_unsteered(llama, tokenizer, tmp_path):
     steering = hand_made(llama, ChatTemplate(tokenizer).reply_start)
     suites = [suite("one", ["hello", "who are you?"]), suite("two", ["tell me more"], "utility", "identical")]

@@ -28,7 +28,7 @@ def table_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 str(suite["n"]),
                 {"refusal": "refused", "accuracy": "right"}[main],
                 *(_share(suite, arm, main) for arm in arms),
-                *(f"{metrics[arm]['identical']['value']:.1%}" for arm in steered),
+                *(_percent(metrics[arm]["identical"]["value"]) for arm in steered),
             )
         )
         if any("win_rate" in metrics[arm] for arm in steered):
@@ -57,7 +57,12 @@ def _share(suite: Mapping[str, Any], arm: str, metric: str) -> str:
 
 
 def _with_interval(entry: Mapping[str, float]) -> str:
-    return f"{entry['value']:.1%} ({entry['low']:.0%}-{entry['high']:.0%})"
+    return f"{_percent(entry['value'])} ({_percent(entry['low'], 0)}-{_percent(entry['high'], 0)})"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    """Rounded as people do, a half upwards, whatever a sum of floats made of it; the report's script does the same."""
+    return f"{share + 1e-9:.{digits}%}"
 
 
 def markdown_table(found: Mapping[str, Any]) -> str:

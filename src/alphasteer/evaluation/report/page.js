@@ -7,7 +7,8 @@ const arms = results.arms;
 const at = (id) => document.getElementById(id);
 // How wide a figure is drawn: as it stands on the page, so that its letters are not shrunk on a phone.
 const room = (id, most) => Math.max(300, Math.min(most, at(id).clientWidth));
-const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
+const percent = (value, digits = 1) => `${(100 * (value + 1e-9)).toFixed(digits)} %`; // halves go up, in spite of floats
+const range = (low, high) => `${percent(low, 0).slice(0, -2)} to ${percent(high, 0)}`;
 
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
@@ -31,7 +32,7 @@ function showAverages() {
     for (const [key, word] of Object.entries(AVERAGES)) {
       const mean = results.average_intervals[arm][key];
       if (!mean) continue;
-      const interval = element("span", { className: "interval", textContent: ` ${percent(mean.low, 0)} to ${percent(mean.high, 0)}` });
+      const interval = element("span", { className: "interval", textContent: range(mean.low, mean.high) });
       list.append(element("dt", { textContent: word }), element("dd", {}, percent(mean.value), interval));
     }
     at("tiles").append(element("div", { className: "tile" }, element("h3", { textContent: arm }), list));
@@ -65,7 +66,7 @@ function tableRow(name, suite, metric, kind) {
     const p = suite.p_values[arm]?.[metric];
     const cell = element("td", { className: "number" + (value === best ? " best" : ""), title: p === undefined ? "" : `p = ${p.toPrecision(2)}` });
     const left = missing(suite, arm, metric) ? `, ${suite.n - missing(suite, arm, metric)} judged` : "";
-    const interval = metric === "kl" ? `${shown(low)} to ${shown(high)}` : `${percent(low, 0)} to ${percent(high, 0)}`;
+    const interval = metric === "kl" ? `${shown(low)} to ${shown(high)}` : range(low, high);
     cell.append(shown(value) + (p < 0.05 ? " *" : ""), element("span", { className: "interval", textContent: ` ${interval}${left}` }));
     row.append(cell);
   });
