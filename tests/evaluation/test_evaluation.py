@@ -103,7 +103,11 @@ def test_areas_on_the_same_prompts_are_compared_as_delong_does(low, high):
     if variance > 1e-12:
         assert p == pytest.approx(2 * norm.sf(abs(difference) / variance**0.5), abs=1e-9)
     else:
-        assert p == pytest.approx(float(abs(difference) < 1e-9), abs=1e-9)
+        assert p == (1.0 if abs(difference) < 1e-9 else None), "no spread, nothing to test by"
+
+
+def test_one_prompt_against_one_proves_no_difference_of_areas():
+    assert area_test(([0], [0]), ([0], [1])) is None
 
 
 def test_a_means_interval_is_a_shares_own_and_covers_as_often_as_it_says():
@@ -183,7 +187,8 @@ def test_the_table_has_a_row_a_suite_and_the_averages(outcomes):
     assert "| suite | n | metric | vanilla | steered | identical, steered |" in table
     assert "| attack | 4 | refused | 25.0% (5%-70%) | 50.0% (15%-85%) | 50.0% |" in table
     assert "| average |  | utility: right | 100.0% (34%-100%) | 50.0% (9%-91%) |  |" in table
-    assert "| average |  | harmless: identical | 100.0% (34%-100%) | 100.0% (34%-100%) |  |" in table
+    to_itself = "100.0% (100%-100%)"
+    assert f"| average |  | harmless: identical | {to_itself} | 100.0% (34%-100%) |  |" in table
 
 
 def test_halves_are_rounded_up_whatever_floats_make_of_them():

@@ -241,3 +241,14 @@ def test_a_model_that_says_nothing_neither_refuses_nor_makes_sense(llama, tokeni
 def test_what_cannot_prefer_is_refused_before_anything_is_replied_to(spec):
     with pytest.raises(EvaluationError, match="names nothing to call"):
         check_evaluation([], preference_judge=spec)
+
+
+def test_a_judge_that_counts_its_tokens_oddly_still_judges():
+    class Judge:
+        tokens = ()
+
+        def __call__(self, request, reply):
+            self.tokens = [reply]
+            return True
+
+    assert verdicts(Judge(), [("How?", "No.")], Journal(None)) == (True,)

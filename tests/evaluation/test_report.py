@@ -53,7 +53,7 @@ def page(llama):
                 {"vanilla": marks(1, False, accuracy=(True,)), "steered": marks(1, False, accuracy=(True,))},
             ),
         ]
-        outcomes = [replace(o, starts={"steered": some_starts(len(o))}) for o in outcomes]
+        outcomes = [replace(o, starts={"steered": some_starts(len(o))}, tokens={"judge": 411}) for o in outcomes]
         arms = {"vanilla": None, "steered": hand_made(llama, (5,), threshold=0.2, ceiling=0.8)}
         if swept:
             names = ("steered x0.5", "steered x1")
@@ -123,6 +123,14 @@ def test_replies_are_browsed_searched_and_filtered(browser, page, tmp_path):
     assert tab.locator(".card b").count() == 0, "what a model says is never markup"
     assert tab.title() == "AlphaSteer: tiny"
     assert tab.errors == []
+
+
+def test_averages_stand_with_their_intervals_and_what_judging_cost(browser, page, tmp_path):
+    tab = open_page(browser, page(), tmp_path)
+    low = round(100 * 24 / (24 + 1.96**2))  # Wilson's, of 24 among 24
+    dsr = tab.locator("#tiles .tile").nth(1).locator("dd").nth(0)
+    assert re.sub(r"\s+", " ", dsr.inner_text()) == f"100.0 % {low} to 100 %"
+    assert "judge cost: 1,233 tokens" in tab.locator("body").inner_text()
 
 
 def test_the_table_marks_the_best_arm_and_what_differs(browser, page, tmp_path):

@@ -67,7 +67,6 @@ def test_a_users_own_suite_is_a_yaml_file(tmp_path):
 
 def test_a_yaml_files_sources_are_named_from_where_it_stands(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
-    (tmp_path / "hub").mkdir()
     for folder, text in ((tmp_path / "suites", "beside"), (tmp_path, "here")):
         lines(folder / "p.jsonl", {"q": text})
     lines(tmp_path / "only_here.jsonl", {"q": "only here"})
@@ -79,6 +78,9 @@ def test_a_yaml_files_sources_are_named_from_where_it_stands(tmp_path, monkeypat
         assert [prompt.text for prompt in suite.prompts] == [text]
     own.write_text("mine: {kind: utility, metric: identical, source: 'starter:benign@test'}")
     assert len(read_suites(str(own))[0].prompts) > 100
+    own.write_text("mine: {kind: safety, metric: refusal, source: 'p.josnl:q'}")
+    with pytest.raises(PromptError, match=r"p\.josnl:q: no such file, in suites or in the working folder"):
+        read_suites("suites/own.yaml")
 
 
 @pytest.mark.parametrize(

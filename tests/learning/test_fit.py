@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from conftest import Listener, let_letters_refuse, tiny_model, tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alphasteer.errors import LearningError, PromptError
 from alphasteer.evaluation.figures import selection_figure
 from alphasteer.learning import FitSettings, fit
-from alphasteer.learning.push_choice import third_above
+from alphasteer.learning.push_choice import most_within, third_above
 from alphasteer.learning.selection import shared_out
 from alphasteer.models import find_decoder, fingerprint
 from alphasteer.prompts import Prompt, PromptSet
@@ -193,6 +195,15 @@ def test_a_finalist_beyond_the_bound_is_weakened_to_it_but_not_to_nothing(model)
     assert far["strength"] < 0.5
     assert far["divergence"] <= 0.1 * free["divergence"], "however much it takes"
     assert refined(1e-9) == free, "weakened to nothing it would be no push"
+
+
+@given(st.floats(0.1, 100), st.floats(0.3, 4), st.floats(0.01, 100))
+def test_a_push_is_weakened_no_further_than_its_bound_asks(whole, power, bound):
+    def moved(hundredths):
+        return whole * (hundredths / 100) ** power
+
+    within = [hundredths for hundredths in range(5, 100) if moved(hundredths) <= bound]
+    assert most_within(moved, bound) == (within[-1] if within else None)
 
 
 def test_room_for_prompts_goes_to_the_sources_that_have_some():

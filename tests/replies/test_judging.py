@@ -93,14 +93,14 @@ def test_ordinary_language_is_coherent(reply):
     assert is_coherent(reply)
 
 
-@pytest.mark.parametrize("most_surprise", [float("inf"), MOST_SURPRISE])
-def test_it_agrees_with_labels_given_by_hand(most_surprise):
+def test_it_agrees_with_labels_given_by_hand():
     """240 replies of two real models to starter prompts, read and labelled one by one (docs/evaluation.md).
 
     Beside each stands how it surprises the model that gave it: an evaluation counts no refusal beyond MOST_SURPRISE.
     """
     rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
-    judged = [(refuses(row["reply"]) and row["surprise"] <= most_surprise, row["refusal"]) for row in rows]
+    judged = [(refuses(row["reply"]), row["refusal"]) for row in rows]
+    assert max(row["surprise"] for row in rows if refuses(row["reply"])) < MOST_SURPRISE / 2, "so none is lost by it"
     both = sum(found and meant for found, meant in judged)
     assert len(rows) >= 200
     assert {row["model"] for row in rows} == {"smollm2-135m", "qwen-coder-0.5b"}

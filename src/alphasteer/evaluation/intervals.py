@@ -61,16 +61,21 @@ def area_interval(low: Sequence[float], high: Sequence[float], z: float = 1.96) 
     return max(0.0, area - half), min(1.0, area + half)
 
 
-def area_test(one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]]) -> float:
+def area_test(
+    one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]]
+) -> float | None:
     """Two-sided p-value that two scores of the same prompts have equal areas (DeLong et al., Biometrics 1988).
 
     Args:
         one, other: each score's values that ought to be low, and those that ought to be high, in the same order.
+
+    Returns:
+        None where the areas differ and no pair of prompts differs from another in how, which leaves nothing to test by.
     """
     low, high = (a - b for a, b in zip(pairs_won(*one), pairs_won(*other), strict=True))
     difference, variance = abs(float(high.mean())), _variance(low) + _variance(high)
     if variance < 1e-20:  # nothing but rounding
-        return float(difference < 1e-10)
+        return 1.0 if difference < 1e-10 else None
     return math.erfc(difference / math.sqrt(2 * variance))
 
 

@@ -114,7 +114,7 @@ def consulted(
 
     Args:
         shown: a request and one reply, or two.
-        judge: its attribute ``tokens``, if there is one, counts what it has cost so far.
+        judge: see ``tokens_so_far``.
         ask: called with the judge and what is shown.
         failures: is told why the judge failed.
     """
@@ -122,17 +122,18 @@ def consulted(
     verdict: T | None
     verdict, tokens = journal.entries.get(key, (None, 0))
     if verdict is None:
-        before = getattr(judge, "tokens", 0)
+        before = tokens_so_far(judge)
         verdict = attempted(failures, ask, judge, *shown)
-        tokens += getattr(judge, "tokens", 0) - before
+        tokens += tokens_so_far(judge) - before
         if verdict is not None or tokens:
             journal.add({key: [verdict, tokens]})
     return verdict
 
 
-def tokens_spent(journal: Journal, shown: Iterable[Sequence[str]]) -> int:
-    """What verdicts on these cost, each once, and what was asked in vain; by this run or an earlier one."""
-    return sum(journal.entries.get(key, (None, 0))[1] for key in {digest(list(each)) for each in shown})
+def tokens_so_far(judge: object) -> int:
+    """What a judge has cost: its attribute ``tokens``, if it counts any."""
+    tokens = getattr(judge, "tokens", 0)
+    return tokens if isinstance(tokens, int) else 0
 
 
 def attempted(failures: list[str] | None, ask: Callable[..., T], *shown: Any) -> T | None:

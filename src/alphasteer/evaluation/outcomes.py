@@ -23,7 +23,8 @@ class Outcome:
             the reply was cut within its thoughts.
         starts: by arm that steers, what was read where its replies start.
         wins: by arm, how each reply fares against the unsteered one (see ``wins``); empty where nobody compared.
-        tokens: what judging them cost, by who judged: ``judge`` and ``preference_judge``; nothing where that is free.
+        tokens: what judging them cost, by who judged: ``judge`` and ``preference_judge``; 0 for what an earlier suite
+            showed too.
     """
 
     suite: Suite

@@ -1,6 +1,6 @@
 """Who judges one evaluation: of every reply whether it refuses, of pairs which is better; kept, counted, told."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -10,14 +10,13 @@ from alphasteer.evaluation.judges import (
     identity,
     read_callable,
     read_judge,
-    tokens_spent,
     verdicts,
 )
 from alphasteer.evaluation.outcomes import Outcome
 from alphasteer.evaluation.preferences import compared, wins
 from alphasteer.evaluation.suites import Suite
 from alphasteer.replies import Reply, is_thinking
-from alphasteer.resuming import Journal, Shelf
+from alphasteer.resuming import Journal, Shelf, digest
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Panel:
         self._preference = read_callable(preference_judge) if preference_judge else None
         self._only_safety = bool(getattr(self._judge, "harm", judge.startswith(CLASSIFIER)))
         self._failures: list[str] = []
+        self._counted: set[str] = set()
         free = self._judge is by_phrases
         self._said = Journal(None) if free else shelf.journal("judged", identity(judge, self._judge))
         named = None if self._preference is None else identity(str(preference_judge), self._preference)
@@ -72,14 +72,20 @@ class Panel:
             tokens = {}
         else:
             refusals = {arm: verdicts(self._judge, pairs, self._said, self._failures) for arm, pairs in shown.items()}
-            tokens = {"judge": tokens_spent(self._said, chain(*shown.values()))}
+            tokens = {"judge": self._cost(self._said, chain(*shown.values()))}
         if self._preference is None or suite.metric != "identical":
             return Judged(refusals, tokens=tokens)
         rivals = compared(suite.prompts.prompts, replies)
         won = wins(self._preference, rivals, self._preferred, self._failures)
         return Judged(
-            refusals, won, {**tokens, "preference_judge": tokens_spent(self._preferred, chain(*rivals.values()))}
+            refusals, won, {**tokens, "preference_judge": self._cost(self._preferred, chain(*rivals.values()))}
         )
+
+    def _cost(self, journal: Journal, shown: Iterable[Sequence[str]]) -> int:
+        """What asking about these cost, this run or an earlier one; what suites before them showed is counted there."""
+        fresh = {digest(list(each)) for each in shown} - self._counted
+        self._counted |= fresh
+        return sum(journal.entries.get(key, (None, 0))[1] for key in fresh)
 
     def told(self, outcomes: Sequence[Outcome]) -> Iterator[str]:
         """What people should know of the judging."""
@@ -94,6 +100,6 @@ class Panel:
         uncompared = sum(value is None for o in outcomes for fared in o.wins.values() for value in fared)
         if uncompared:
             yield f"{uncompared} pairs of replies were not compared: they stand in no win rate; run again to try again."
-        for judge in (self._judge, self._preference):
-            if tokens := getattr(judge, "tokens", 0):
-                yield f"{type(judge).__name__} cost {tokens} tokens."
+        for who, judge in (("judge", self._judge), ("preference_judge", self._preference)):
+            if tokens := sum(o.tokens.get(who, 0) for o in outcomes):
+                yield f"{type(judge).__name__} cost {tokens} tokens, earlier runs' verdicts on these replies included."

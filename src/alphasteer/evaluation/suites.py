@@ -70,7 +70,8 @@ def read_suites(text: str) -> list[Suite]:
         PromptError: if there is no such suite, it has no source, or its prompts lack an answer that it needs.
     """
     if Path(text).suffix in (".yaml", ".yml"):
-        return [_suite(name, entry, entry.source) for name, entry in _file_entries(Path(text)).items()]
+        folder = Path(text).parent
+        return [_suite(name, entry, entry.source, folder) for name, entry in _file_entries(Path(text)).items()]
     name, _, spec = text.partition("=")
     known = built_in_suites()
     if name not in known:
@@ -83,17 +84,7 @@ def _file_entries(path: Path) -> dict[str, SuiteEntry]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PromptError(f"{path} cannot be read as YAML ({error}); mend it.") from error
-    entries = _entries(content, str(path))
-    return {name: e.model_copy(update={"source": _beside(path, e.source)}) for name, e in entries.items()}
-
-
-def _beside(path: Path, source: str | None) -> str | None:
-    """The source as named from where the YAML file stands, if there is such a file; else from the working folder."""
-    if source is None or source.startswith(("hub:", "starter:")):
-        return source
-    beside = str(path.parent / source)
-    files = (beside, beside.rpartition(":")[0])  # PATH or PATH:COLUMN
-    return beside if any(Path(file).is_file() for file in files) else source
+    return _entries(content, str(path))
 
 
 def _entries(content: Any, where: str) -> dict[str, SuiteEntry]:
@@ -109,11 +100,12 @@ def _entries(content: Any, where: str) -> dict[str, SuiteEntry]:
     return entries
 
 
-def _suite(name: str, entry: SuiteEntry, source: str | None) -> Suite:
+def _suite(name: str, entry: SuiteEntry, source: str | None, folder: Path | None = None) -> Suite:
     if source is None:
         raise PromptError(f"The suite {name!r} has no source of its own; give one as {name}=SPEC.")
     elsewhere = source != entry.source
-    prompts = read_prompts(source, Columns(entry.prompt, entry.answer, entry.choices, entry.where, elsewhere))
+    columns = Columns(entry.prompt, entry.answer, entry.choices, entry.where, elsewhere)
+    prompts = read_prompts(source, columns, folder)
     needed = {"maths": "answer", "choice": "choices"}.get(entry.metric)
     lacking = next((p for p in prompts if needed and not getattr(p, needed)), None)
     if lacking is not None:

@@ -16,7 +16,7 @@ METHOD = "split conformal"
 
 ENOUGH = 4
 """A source keeps a budget of its own if so many of its held-out prompts may be beyond it: for fewer, the promise would
-cost more than the budget says (of 60 prompts and 3 %, none could be beyond the threshold)."""
+cost more than the budget says (of 60 prompts and 2 %, none could be beyond the threshold)."""
 
 
 FEWEST_OPENING = 4

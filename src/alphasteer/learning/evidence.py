@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Evidence:
     Attributes:
         decoder, template, fingerprint: what is known of the model.
         loaded: what tells it from others on the shelf.
+        same: what tells measurements of this model, by this version's rules, from others on the shelf.
         readings: activations of any prompts, from the first quarter of the layers on.
         gate_readings: the same up to the highest layer that a gate may read: what lies above need not run; where
             gates read prompts' ends, too, with the means there beside them.
@@ -84,6 +86,7 @@ class Evidence:
         self.template = ChatTemplate(tokenizer)
         self.fingerprint: Fingerprint = fingerprint(model, tokenizer)
         self.loaded = loaded_digest(model)
+        self.same = [self.loaded, str(model.dtype), version("alphasteer")]
         depth, readable = len(self.decoder), gate_layers(settings, len(self.decoder))
         above = range(readable.start, depth)
         # The paper's form, and the baselines', read at the reply start alone.

@@ -46,8 +46,8 @@ class Fit:
             selected = choose_paper_push(evidence, learned[0][0].drawn[0])
         self.report.say(selected.reason)
         self.report.say(
-            f"The selection ran {selected.tokens:,} forward tokens; judging every candidate by full replies would "
-            f"have taken {selected.full:,}."
+            f"This run of the selection took {selected.tokens:,} forward tokens; judging every candidate by full "
+            f"replies would have taken {selected.full:,}."
         )
         record = fit_record(evidence, list(chain(*learned)), decision, selected)
         return replace(selected.steering, fitted_on=evidence.fingerprint, record=record)

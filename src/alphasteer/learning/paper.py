@@ -31,27 +31,21 @@ def choose_paper_push(evidence: Evidence, singles: Sequence[GateCandidate]) -> S
         vectors = between(directions[trial.rule], trial.first, trial.last)
         return gate_per_layer(singles, vectors, trial.strength, template.reply_start)
 
-    def probes(share: int) -> PrefilledPrompts:
-        drawn = evidence.held_out(evidence.examples.malicious, share)
-        rendered = template.render_all(drawn)
-        keys.append([prompt.key for prompt in drawn])
-        lengths.append(sum(map(len, rendered)) + FULL_REPLY * len(rendered))
+    def run(rendered: Sequence[Sequence[int]]) -> PrefilledPrompts:
         start = template.reply_start
         return PrefilledPrompts(evidence.model, evidence.tokenizer, rendered, start, evidence.report, reuse=False)
 
-    lengths: list[int] = []
-    keys: list[list[str]] = []
+    shares = (max(1, settings.probes // 3), settings.probes)
+    probes = [template.render_all(evidence.held_out(evidence.examples.malicious, share)) for share in shares]
     lowest = min(candidate.layer for candidate in singles)
     trials = possible_pushes(lowest, len(evidence.decoder), list(directions), settings)
     with counted_tokens(evidence.model) as tokens:
-        rounds = [probes(max(1, settings.probes // 3)), probes(settings.probes)]
+        rounds = [run(rendered) for rendered in probes]
         before = [refuses(reply.text) for reply in rounds[-1].replies(settings.reply_tokens)]
-        same = [evidence.loaded, str(evidence.model.dtype), keys, settings.reply_tokens]
-        kept = evidence.shelf.journal("finalists", same)
+        kept = evidence.shelf.journal("finalists", [*evidence.same, probes, settings.reply_tokens])
         judged = choose_push(evidence.model, rounds, trials, build, settings, evidence.report, kept)
-    return Selected(
-        build(judged[0]), judged, [], sum(before) / len(before), tokens.count, full=len(trials) * lengths[-1]
-    )
+    full = len(trials) * sum(len(sequence) + FULL_REPLY for sequence in probes[-1])
+    return Selected(build(judged[0]), judged, [], sum(before) / len(before), tokens.count, full)
 
 
 def possible_pushes(gate_layer: int, layers: int, rules: Sequence[str], settings: FitSettings) -> list[Trial]:

@@ -1,5 +1,6 @@
 """Pushes, and the choice among finalists: tried by short replies to held-out malicious requests."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,8 @@ from alphasteer.steering import Steering
 
 FINALISTS = 8
 """How many pushes of the first round are tried again on all probes."""
+WEAKEST = 5
+"""A push is weakened to so many hundredths of its strength at most: what is left then would be none."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,19 @@ class Trial:
 def third_above(gate_layer: int, layers: int) -> tuple[int, int]:
     """The window of refined directions: from the gate's layer on, a third of the model's layers."""
     return gate_layer, min(gate_layer + max(1, layers // 3), layers) - 1
+
+
+def most_within(moved: Callable[[int], float], bound: float) -> int | None:
+    """The most hundredths of a push, of ``WEAKEST`` to 99, that keep a bound; None if none do.
+
+    By bisection, since a stronger push moves more; what is returned was measured.
+
+    Args:
+        moved: how far so many hundredths of the push move what is bounded.
+    """
+    hundredths = range(WEAKEST, 100)
+    keep = bisect_right(hundredths, bound, key=moved)
+    return hundredths[keep - 1] if keep else None
 
 
 def choose_push(

@@ -18,7 +18,7 @@ class Selected:
         finalists: judged by short replies, the chosen one first.
         searched: the search's tries, best first.
         before: share of the finalists' probes refused without steering.
-        tokens: forward tokens that the selection took, replies and gradient steps included.
+        tokens: forward tokens that this run of the selection took, replies and gradient steps included.
         full: what judging every candidate by full replies would have taken.
         altered: how many held-out benign prompts that open the gate were looked at, as to how far pushes move them.
     """

@@ -1,6 +1,5 @@
 """Choosing the push in stages: a cheap search, refinement where it found most, short replies of the finalists."""
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,7 +13,7 @@ from alphasteer.learning.evidence import Evidence
 from alphasteer.learning.examples import Source
 from alphasteer.learning.forms import between, one_gate
 from alphasteer.learning.joint_gate import ChosenGate
-from alphasteer.learning.push_choice import FINALISTS, Trial, choose_push, third_above
+from alphasteer.learning.push_choice import FINALISTS, Trial, choose_push, most_within, third_above
 from alphasteer.learning.push_probes import Divergence, Surprise
 from alphasteer.learning.push_search import PushSpace, different_windows, search_pushes
 from alphasteer.learning.readings import ByLayer
@@ -34,9 +33,6 @@ FEWEST_OPEN = 8
 """Nothing is searched or refined on fewer requests whose gate opens."""
 MOST_OPEN = 32
 """Tries are measured on at most so many requests, and on as many altered benign prompts."""
-WEAKEST = 0.05
-"""A finalist beyond the bound on benign prompts is weakened to it, but to this share of its strength at most: what even
-then moves them too far comes after all others."""
 
 
 class Selection:
@@ -61,17 +57,15 @@ class Selection:
             prefilled = self.prefilled(probes)
             before = [refuses(reply.text) for reply in prefilled.replies(settings.reply_tokens)]
             finalists = [self._within_bound(push) for push in finalists]
-            kept = self.evidence.shelf.journal(
-                "finalists", [*self._same, [p.key for p in probes], settings.reply_tokens]
-            )
+            rendered = self.evidence.template.render_all(probes)
+            kept = self.evidence.shelf.journal("finalists", [*self.evidence.same, rendered, settings.reply_tokens])
             judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report, kept)
             judged.sort(key=lambda push: (push.divergence or 0.0) > settings.divergence)  # within the bound first
             if (judged[0].divergence or 0.0) > settings.divergence:
                 self.report.say(
                     f"Every push moves benign prompts that open the gate by over {settings.divergence:g} nats."
                 )
-        lengths = [len(sequence) for sequence in self.evidence.template.render_all(probes)]
-        full = (len(searched) + len(finalists)) * sum(length + FULL_REPLY for length in lengths)
+        full = (len(searched) + len(finalists)) * sum(len(sequence) + FULL_REPLY for sequence in rendered)
         refused, altered = sum(before) / len(before), len(self._altered)
         return Selected(self.build(judged[0]), judged, searched, refused, tokens.count, full, altered)
 
@@ -90,25 +84,19 @@ class Selection:
         )
 
     def _within_bound(self, push: Trial) -> Trial:
-        """The push with its divergence; weakened to the bound, unless nothing is left then or the strength is given."""
+        """The push and its divergence; as strong as the bound allows, if its strength is free and anything is left."""
 
-        def moved(strength: float) -> float:
-            return self._divergence.under(self.build(replace(push, strength=strength)))
+        def weakened(hundredths: int) -> Trial:
+            return replace(push, strength=push.strength * hundredths / 100)
 
-        bound, strength = self.settings.divergence, push.strength
-        unweakened = divergence = moved(strength)
-        while divergence > bound and self.settings.strength is None:
-            # Divergence grows about as strength does.
-            strength = math.floor(100 * strength * bound / divergence) / 100
-            if strength < WEAKEST * push.strength:
-                return replace(push, divergence=unweakened)
-            divergence = moved(strength)
-        return replace(push, strength=strength, divergence=divergence)
+        def moved(hundredths: int) -> float:
+            return self._divergence.under(self.build(weakened(hundredths)))
 
-    @property
-    def _same(self) -> list[str]:
-        """What tells this model's measurements on the shelf from another's."""
-        return [self.evidence.loaded, str(self.model.dtype)]
+        whole, bound = self._divergence.under(self.build(push)), self.settings.divergence
+        most = None if whole <= bound or self.settings.strength is not None else most_within(moved, bound)
+        if most is None:
+            return replace(push, divergence=whole)
+        return replace(weakened(most), divergence=moved(most))
 
     @property
     def _strength(self) -> float:
@@ -146,7 +134,7 @@ class Selection:
             return surprise.under(steering), divergence.under(steering)
 
         whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
-        keys = [prompt.key for prompt in (*malicious, *self._altered)]
+        rendered = self.evidence.template.render_all([*malicious, *self._altered])
         search = [asdict(space), settings.divergence, settings.seed, version("optuna")]
         return search_pushes(
             space,
@@ -155,7 +143,7 @@ class Selection:
             minutes=settings.minutes,
             most_divergence=settings.divergence,
             seed=settings.seed,
-            journal=self.evidence.shelf.journal("pushes", [*self._same, whole, keys, refusals, *search]),
+            journal=self.evidence.shelf.journal("pushes", [*self.evidence.same, whole, rendered, refusals, *search]),
             report=self.report,
         )
 
@@ -199,8 +187,9 @@ class Selection:
             found = refine(self.model, self._taught, refusals, start, build, self.report, steps=steps, seed=seed)
             return {str(layer): r for layer, r in found.items()}
 
-        taught = [[prompt.key for prompt, _ in lessons], refusals, settings.steps, settings.seed]
-        kept = self.evidence.shelf.tensors("refined", [*self._same, build(start).digest, *taught], refined)
+        rendered = self.evidence.template.render_all([prompt for prompt, _ in lessons])
+        same = [*self.evidence.same, build(start).digest, rendered, refusals, settings.steps, settings.seed]
+        kept = self.evidence.shelf.tensors("refined", same, refined)
         self.directions[name] = {int(layer): r for layer, r in kept.items()}
         return name
 

@@ -32,13 +32,18 @@ class Columns:
     loose: bool = False
 
 
-def read_prompts(spec: str, columns: Columns | None = None) -> PromptSet:
+def read_prompts(spec: str, columns: Columns | None = None, folder: Path | None = None) -> PromptSet:
     """Read the prompts that a SPEC names.
 
     A file is JSONL, JSON (a list), CSV, TSV, Parquet or plain text (one prompt a line); ``PATH:COLUMN`` names
     the column if it is neither ``prompt`` nor ``messages``. ``hub:org/name`` needs the extra ``alphasteer[data]``;
     ``hub:org/name/file.json`` takes one file of the repository as it is. Of a chat that ends with the assistant's
     reply, as training data do, that turn is left out: a prompt ends where a reply is due.
+
+    Args:
+        spec: a SPEC, as above.
+        columns: where the source keeps what is needed.
+        folder: where a file is looked for before the working folder.
 
     Raises:
         PromptError: if the source is missing, unreadable, empty or has no such column.
@@ -57,7 +62,7 @@ def read_prompts(spec: str, columns: Columns | None = None) -> PromptSet:
         else:
             rows = _hub_rows(repository, config, split or "train", spec)
     else:
-        path, column = _path_and_column(spec)
+        path, column = _path_and_column(spec, folder)
         rows = _file_rows(path)
     return PromptSet.of(_prompts(rows, column or None, columns or Columns(), spec), name=spec)
 
@@ -67,14 +72,15 @@ def _name_and_config(name: str) -> tuple[str, str | None]:
     return "/".join(parts[:2]), "/".join(parts[2:]) or None
 
 
-def _path_and_column(spec: str) -> tuple[Path, str]:
-    path = Path(spec).expanduser()
-    if path.exists():
-        return path, ""
-    head, colon, column = spec.rpartition(":")
-    if colon and Path(head).expanduser().exists():
-        return Path(head).expanduser(), column
-    raise PromptError(f"{spec}: no such file; give a path, hub:org/name[:column] or starter:KIND.")
+def _path_and_column(spec: str, folder: Path | None) -> tuple[Path, str]:
+    head, _, column = spec.rpartition(":")
+    for place in filter(None, (folder, Path())):
+        for name, rest in ((spec, ""), (head, column)):
+            path = place / Path(name).expanduser()
+            if name and path.exists():
+                return path, rest
+    looked = "no such file" if folder is None else f"no such file, in {folder} or in the working folder"
+    raise PromptError(f"{spec}: {looked}; give a path, hub:org/name[:column] or starter:KIND.")
 
 
 def _file_rows(path: Path) -> Iterator[Row]:
