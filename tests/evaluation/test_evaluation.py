@@ -187,8 +187,7 @@ def test_the_table_has_a_row_a_suite_and_the_averages(outcomes):
     assert "| suite | n | metric | vanilla | steered | identical, steered |" in table
     assert "| attack | 4 | refused | 25.0% (5%-70%) | 50.0% (15%-85%) | 50.0% |" in table
     assert "| average |  | utility: right | 100.0% (34%-100%) | 50.0% (9%-91%) |  |" in table
-    to_itself = "100.0% (100%-100%)"
-    assert f"| average |  | harmless: identical | {to_itself} | 100.0% (34%-100%) |  |" in table
+    assert "| average |  | harmless: identical | 100.0% | 100.0% (34%-100%) |  |" in table, "to itself: certain"
 
 
 def test_halves_are_rounded_up_whatever_floats_make_of_them():

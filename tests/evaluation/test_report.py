@@ -130,6 +130,8 @@ def test_averages_stand_with_their_intervals_and_what_judging_cost(browser, page
     low = round(100 * 24 / (24 + 1.96**2))  # Wilson's, of 24 among 24
     dsr = tab.locator("#tiles .tile").nth(1).locator("dd").nth(0)
     assert re.sub(r"\s+", " ", dsr.inner_text()) == f"100.0 % {low} to 100 %"
+    unchanged = tab.locator("#tiles .tile").nth(0).locator("dd").last
+    assert unchanged.inner_text().strip() == "100.0 %", "to itself: certain"
     assert "judge cost: 1,233 tokens" in tab.locator("body").inner_text()
 
 

@@ -57,7 +57,10 @@ def _share(suite: Mapping[str, Any], arm: str, metric: str) -> str:
 
 
 def _with_interval(entry: Mapping[str, float]) -> str:
-    return f"{_percent(entry['value'])} ({_percent(entry['low'], 0)}-{_percent(entry['high'], 0)})"
+    value, low, high = (entry[key] for key in ("value", "low", "high"))
+    if low == high:  # by definition, as that the unsteered replies are unchanged
+        return _percent(value)
+    return f"{_percent(value)} ({_percent(low, 0)}-{_percent(high, 0)})"
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -8,7 +8,8 @@ const at = (id) => document.getElementById(id);
 // How wide a figure is drawn: as it stands on the page, so that its letters are not shrunk on a phone.
 const room = (id, most) => Math.max(300, Math.min(most, at(id).clientWidth));
 const percent = (value, digits = 1) => `${(100 * (value + 1e-9)).toFixed(digits)} %`; // halves go up, in spite of floats
-const range = (low, high) => `${percent(low, 0).slice(0, -2)} to ${percent(high, 0)}`;
+// Empty for what holds by definition, such as that the unsteered replies are unchanged.
+const range = (low, high) => low === high ? "" : `${percent(low, 0).slice(0, -2)} to ${percent(high, 0)}`;
 
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
