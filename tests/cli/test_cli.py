@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,30 @@ def test_calibrate_moves_the_threshold_and_nothing_else(artefact, place):
     told = call("inspect", place / "own").stdout
     assert "fine.txt" in told
     assert "set anew since" in " ".join(told.split())
+
+
+def test_calibrate_says_where_the_threshold_falls_or_rises(artefact, place):
+    """Of few kinds of prompts a budget asks for little; another kind may then open the gate more often."""
+    low, back = place / "low", place / "back"
+    for source, budget, made, fell in ((artefact, 0.5, low, True), (low, 0.03, back, False)):
+        options = ("--benign", place / "fine.txt", "--benign-budget", budget, "-o", made)
+        told = " ".join(call("calibrate", source, *options).stderr.split())
+        assert (threshold(made) < threshold(source)) is fell
+        assert ("The threshold falls below" in told) is fell
+
+
+def threshold(folder):
+    return Steering.from_pretrained(folder).pushes[0].gate.threshold
+
+
+def test_inspect_shows_what_it_can_of_an_older_record(artefact, place):
+    steering = Steering.from_pretrained(artefact)
+    older = [{key: value for key, value in of.items() if key != "single_layers"} for of in steering.record["gates"]]
+    replace(steering, record={**steering.record, "gates": older}).save_pretrained(place / "older")
+    told = call("inspect", place / "older")
+    assert told.exit_code == 0, (told.output, told.exception)
+    assert "recorded in an older form" in " ".join(told.stdout.split())
+    assert "Pushes tried by replies" in told.stdout
 
 
 def test_calibrate_says_what_a_promise_would_take(artefact, place):

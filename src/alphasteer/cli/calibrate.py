@@ -80,13 +80,19 @@ def command(
     destination = output or Path(folder)
     moved.save_pretrained(destination)
     found = moved.record["calibration"]
+    former = steering.pushes[0].gate.threshold
+    if former is not None and found["threshold"] < former:
+        reporter.say(
+            f"The threshold falls below {former:.3f}, so prompts unlike these, harmless ones too, will open the gate "
+            "more often; give prompts as varied as your traffic."
+        )
     if as_json:
         print(json.dumps(found))
     else:
         for name, share in found["opened"].items():
             print(f"{share:7.2%} of {found['groups'][name]} altered: {name}")
     reporter.say(
-        f"Wrote {destination}: threshold {steering.pushes[0].gate.threshold:.3f} -> {found['threshold']:.3f}; at most "
+        f"Wrote {destination}: threshold {former:.3f} -> {found['threshold']:.3f}; at most "
         f"{benign_budget:.2%} of prompts like {'each of these groups' if groups is not Groups.all else 'these'} will "
         f"be altered, in expectation over sets of {found['n']} such prompts."
     )

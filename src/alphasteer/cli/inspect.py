@@ -78,6 +78,9 @@ def command(folder: Folder, as_json: AsJson = False) -> None:
         console.print(f"Why this push: {selection['reason']}{since}")
     gates = []
     for learned in record.get("gates", []):
+        if "single_layers" not in learned:  # a record of before the first release
+            console.print("What its gates were chosen by is recorded in an older form, and not shown; see --json.")
+            break
         best = max(learned["single_layers"], key=lambda single: single["partial_auc"])
         malicious = ", ".join(f"{count} {Path(name).stem}" for name, count in learned["malicious"].items())
         taken = list(learned["read_out"].values()) if learned["read_out"] else ["", "", ""]
