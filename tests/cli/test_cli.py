@@ -89,7 +89,7 @@ def test_generate_from_arguments_and_files(artefact, place):
 
 
 def test_chat_obeys_its_commands_and_keeps_the_conversation(artefact):
-    talk = "hello\n/gates\n/strength 0.5\n/strength much\n/off\nand now?\n/new\n/what\n/quit\n"
+    talk = "hello\n/gates\n/strength 0.5\n/strength much\n/strength nan\n/off\nand now?\n/new\n/what\n/quit\n"
     result = call("chat", artefact, "--max-new-tokens", 3, input=talk)
     assert result.exit_code == 0, result.output
     for words in ("layer", "open", "strength 0.5", "wants a number", "unsteered", "a new conversation", "/quit"):
@@ -305,6 +305,18 @@ def test_calibrate_moves_the_threshold_and_nothing_else(artefact, place):
     told = call("inspect", place / "own").stdout
     assert "fine.txt" in told
     assert "set anew since" in " ".join(told.split())
+
+
+def test_a_strength_is_a_finite_number(artefact):
+    refused = call("generate", artefact, "hello", "--strength", "nan")
+    assert refused.exit_code == 2
+    assert "nan is no strength" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize("name", ["fit", "calibrate", "score"])
+def test_help_shows_all_of_what_a_prompt_source_may_be(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "hub:org/name[@split][:column]" in call(name, "--help").output
 
 
 def test_calibrate_says_where_the_threshold_falls_or_rises(artefact, place):

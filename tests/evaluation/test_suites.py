@@ -78,6 +78,10 @@ def test_a_yaml_files_sources_are_named_from_where_it_stands(tmp_path, monkeypat
         assert [prompt.text for prompt in suite.prompts] == [text]
     own.write_text("mine: {kind: utility, metric: identical, source: 'starter:benign@test'}")
     assert len(read_suites(str(own))[0].prompts) > 100
+    for wrong, message in (("", "add a line source"), (", source: 'p.jsonl:q', template: hi", "template: .*prompt")):
+        own.write_text(f"mine: {{kind: safety, metric: refusal{wrong}}}")
+        with pytest.raises(PromptError, match=message):
+            read_suites("suites/own.yaml")
     own.write_text("mine: {kind: safety, metric: refusal, source: 'p.josnl:q'}")
     with pytest.raises(PromptError, match=r"p\.josnl:q: no such file, in suites or in the working folder"):
         read_suites("suites/own.yaml")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from alphasteer.cli.console import ConsoleReporter
-from alphasteer.cli.options import AsJson, Device, Dtype, Folder, Model, Quiet
+from alphasteer.cli.options import SPEC, AsJson, Device, Dtype, Folder, Model, Quiet
 
 
 class Groups(StrEnum):
@@ -24,7 +24,7 @@ def command(
     folder: Folder,
     benign: Annotated[
         list[str],
-        typer.Option(help="Prompts like yours: a file, hub:org/name[@split][:column]; may be repeated."),
+        typer.Option(help=f"Prompts like yours: {SPEC}; may be repeated."),
     ],
     benign_budget: Annotated[
         float, typer.Option(min=0, max=1, help="Share of such prompts that may be altered.")

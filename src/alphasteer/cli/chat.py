@@ -1,5 +1,6 @@
 """``alphasteer chat``: talk to a steered model."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from alphasteer.cli.options import Device, Dtype, Folder, MaxNewTokens, Model, Strength
@@ -51,10 +52,13 @@ def _obey(line: str, attached: "Attached", messages: list[dict[str, str]]) -> st
         return "strength 0: the model is unsteered"
     if name == "/strength":
         try:
-            attached.strength = float(value)
+            asked = float(value)
         except ValueError:
             return f"/strength wants a number, such as /strength 0.5 (now {float(attached.strength):g})"
-        return f"strength {float(attached.strength):g}"
+        if not math.isfinite(asked):
+            return f"/strength wants a number that is finite (now {float(attached.strength):g})"
+        attached.strength = asked
+        return f"strength {asked:g}"
     if name == "/gates":
         return _gates(attached) or "no reply yet"
     if name == "/new":

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from alphasteer.cli.console import ConsoleReporter
-from alphasteer.cli.options import AsJson, Device, Dtype, Quiet, output_folder
+from alphasteer.cli.options import SPEC, AsJson, Device, Dtype, Quiet, output_folder
 
 Specs = list[str] | None
 _PROMPTS = ("benign", "harmful", "benign_validation", "harmful_validation")
-_SPEC = "a file, hub:org/name[@split][:column] or starter:KIND; may be repeated."
+_SPEC = f"{SPEC}; may be repeated."
 
 
 def command(

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from alphasteer.cli.console import ConsoleReporter
-from alphasteer.cli.options import AsJson, Device, Dtype, Folder, Model, Quiet
+from alphasteer.cli.options import SPEC, AsJson, Device, Dtype, Folder, Model, Quiet
 
 
 def command(
     folder: Folder,
-    prompts: Annotated[str, typer.Option(help="A file, hub:org/name[@split][:column] or starter:KIND.")],
+    prompts: Annotated[str, typer.Option(help=f"The prompts: {SPEC}.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     model: Model = None,
     device: Device = "auto",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alphasteer.errors import PromptError, first_problem
 from alphasteer.evaluation.measures import letter_of, listed
@@ -33,7 +33,7 @@ class SuiteEntry(BaseModel):
     answer: str = "answer"
     choices: str = "choices"
     where: dict[str, str] = {}
-    template: str = "{prompt}"
+    template: str = Field("{prompt}", pattern=r"\{prompt\}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def _entries(content: Any, where: str) -> dict[str, SuiteEntry]:
 
 def _suite(name: str, entry: SuiteEntry, source: str | None, folder: Path | None = None) -> Suite:
     if source is None:
-        raise PromptError(f"The suite {name!r} has no source of its own; give one as {name}=SPEC.")
+        mend = f"give one as {name}=SPEC" if folder is None else "add a line source: SPEC to it"
+        raise PromptError(f"The suite {name!r} has no source of its own; {mend}.")
     elsewhere = source != entry.source
     columns = Columns(entry.prompt, entry.answer, entry.choices, entry.where, elsewhere)
     prompts = read_prompts(source, columns, folder)
