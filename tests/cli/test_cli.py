@@ -313,7 +313,7 @@ def test_a_strength_is_a_finite_number(artefact):
     assert "nan is no strength" in " ".join(refused.output.split())
 
 
-@pytest.mark.parametrize("name", ["fit", "calibrate", "score"])
+@pytest.mark.parametrize("name", ["fit", "calibrate", "score", "generate"])
 def test_help_shows_all_of_what_a_prompt_source_may_be(name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     assert "hub:org/name[@split][:column]" in call(name, "--help").output

@@ -54,9 +54,9 @@ def _obey(line: str, attached: "Attached", messages: list[dict[str, str]]) -> st
         try:
             asked = float(value)
         except ValueError:
-            return f"/strength wants a number, such as /strength 0.5 (now {float(attached.strength):g})"
+            asked = math.nan
         if not math.isfinite(asked):
-            return f"/strength wants a number that is finite (now {float(attached.strength):g})"
+            return f"/strength wants a number, such as /strength 0.5 (now {float(attached.strength):g})"
         attached.strength = asked
         return f"strength {asked:g}"
     if name == "/gates":

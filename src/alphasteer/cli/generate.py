@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from alphasteer.cli.console import ConsoleReporter
-from alphasteer.cli.options import AsJson, Device, Dtype, Folder, MaxNewTokens, Model, Quiet, Strength
+from alphasteer.cli.options import SPEC, AsJson, Device, Dtype, Folder, MaxNewTokens, Model, Quiet, Strength
 
 
 def command(
     folder: Folder,
     prompt: Annotated[list[str] | None, typer.Argument(help="What the user says.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="A file, hub:org/name[:column] or starter:KIND.")] = None,
+    prompts: Annotated[str | None, typer.Option(help=f"The prompts: {SPEC}.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")] = None,
     model: Model = None,
     strength: Strength = 1.0,

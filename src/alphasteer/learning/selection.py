@@ -54,10 +54,10 @@ class Selection:
             finalists = [Trial(self._refined(rule, window), *window, self._strength) for rule, window in windows]
             finalists += searched[: UNREFINED if settings.refines else FINALISTS]
             probes = self.evidence.held_out(self.evidence.examples.malicious, settings.probes)
-            prefilled = self.prefilled(probes)
+            rendered = self.evidence.template.render_all(probes)
+            prefilled = self._prefilled(rendered)
             before = [refuses(reply.text) for reply in prefilled.replies(settings.reply_tokens)]
             finalists = [self._within_bound(push) for push in finalists]
-            rendered = self.evidence.template.render_all(probes)
             kept = self.evidence.shelf.journal("finalists", [*self.evidence.same, rendered, settings.reply_tokens])
             judged = choose_push(self.model, [prefilled], finalists, self.build, settings, self.report, kept)
             judged.sort(key=lambda push: (push.divergence or 0.0) > settings.divergence)  # within the bound first
@@ -74,10 +74,9 @@ class Selection:
         vectors = between(self.directions[push.rule], push.first, push.last)
         return one_gate(self.gate, self.calibration, vectors, push.strength, self.evidence.template)
 
-    def prefilled(self, prompts: Sequence[Prompt], rows: int | None = None) -> PrefilledPrompts:
+    def _prefilled(self, rendered: Sequence[Sequence[int]], rows: int | None = None) -> PrefilledPrompts:
         """Prompts run up to their reply starts."""
         template, tokenizer = self.evidence.template, self.evidence.tokenizer
-        rendered = template.render_all(prompts)
         readers = [self.build(Trial(next(iter(self.directions)), self.gate.layer, self.gate.layer, 1.0))]
         return PrefilledPrompts(
             self.model, tokenizer, rendered, template.reply_start, self.report, rows=rows, readers=readers
@@ -104,14 +103,14 @@ class Selection:
         return 1.0 if self.settings.strength is None else self.settings.strength
 
     @cached_property
-    def _altered(self) -> list[Prompt]:
-        """Held-out benign prompts whose gate opens."""
+    def _altered(self) -> list[list[int]]:
+        """Held-out benign prompts whose gate opens, rendered."""
         return self._opened(self.evidence.examples.benign)
 
     @cached_property
     def _divergence(self) -> Divergence:
         """How far a push moves them."""
-        return Divergence(self.model, self.prefilled(self._altered) if self._altered else None)
+        return Divergence(self.model, self._prefilled(self._altered) if self._altered else None)
 
     def _search(self) -> list[Trial]:
         settings, rules = self.settings, tuple(self.directions)
@@ -127,14 +126,14 @@ class Selection:
         draw, own = random.Random(settings.seed), [reply for _, reply in self.evidence.lessons]
         refusals = [draw.choice(own).tokens[:TOKENS] for _ in malicious]
         # Both read their prompts here, before the search draws its bar: older terminals' libraries draw one at a time.
-        surprise, divergence = Surprise(self.model, self.prefilled(malicious), refusals), self._divergence
+        surprise, divergence = Surprise(self.model, self._prefilled(malicious), refusals), self._divergence
 
         def measure(push: Trial) -> tuple[float, float]:
             steering = self.build(push)
             return surprise.under(steering), divergence.under(steering)
 
         whole = [self.build(Trial(rule, self.gate.layer, self.depth - 1, 1.0)).digest for rule in rules]
-        rendered = self.evidence.template.render_all([*malicious, *self._altered])
+        rendered = [*malicious, *self._altered]
         search = [asdict(space), settings.divergence, settings.seed, version("optuna")]
         return search_pushes(
             space,
@@ -147,15 +146,15 @@ class Selection:
             report=self.report,
         )
 
-    def _opened(self, sources: Sequence[Source]) -> list[Prompt]:
-        """Held-out prompts whose gate opens, drawn by the seed, as many of each source as there is room for."""
+    def _opened(self, sources: Sequence[Source]) -> list[list[int]]:
+        """Held-out prompts whose gate opens, rendered; drawn by the seed, of each source as many as fit."""
         found = []
         for source in (source for source in sources if len(source.held_out)):
             streams = self.evidence.gate_readings.of(source.held_out.prompts, source.name)
             is_open = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
             prompts = [p for p, opens in zip(source.held_out.prompts, is_open, strict=True) if opens]
             found.append(random.Random(self.settings.seed).sample(prompts, len(prompts)))
-        return shared_out(found, MOST_OPEN)
+        return self.evidence.template.render_all(shared_out(found, MOST_OPEN))
 
     def _windows(self, searched: Sequence[Trial]) -> list[tuple[str, tuple[int, int]]]:
         """Where to refine, and from which rule."""
@@ -187,24 +186,28 @@ class Selection:
             found = refine(self.model, self._taught, refusals, start, build, self.report, steps=steps, seed=seed)
             return {str(layer): r for layer, r in found.items()}
 
-        rendered = self.evidence.template.render_all([prompt for prompt, _ in lessons])
+        rendered = [request for request, _ in lessons]
         same = [*self.evidence.same, build(start).digest, rendered, refusals, settings.steps, settings.seed]
         kept = self.evidence.shelf.tensors("refined", same, refined)
         self.directions[name] = {int(layer): r for layer, r in kept.items()}
         return name
 
     @cached_property
-    def _lessons(self) -> list[tuple[Prompt, Reply]]:
-        """Requests whose gate opens, with refusals in the model's own words."""
-        lessons = self.evidence.lessons
-        streams = self.evidence.gate_readings.of([prompt for prompt, _ in lessons], "malicious requests")
+    def _lessons(self) -> list[tuple[list[int], Reply]]:
+        """Requests whose gate opens, rendered, with refusals in the model's own words."""
+        requests, replies = (
+            [prompt for prompt, _ in self.evidence.lessons],
+            [reply for _, reply in self.evidence.lessons],
+        )
+        streams = self.evidence.gate_readings.of(requests, "malicious requests")
         opened = (gate_score(streams, self.gate.w) > self.calibration.threshold).tolist()
-        return [lesson for lesson, is_open in zip(lessons, opened, strict=True) if is_open]
+        rendered = self.evidence.template.render_all(requests)
+        return [(r, reply) for r, reply, is_open in zip(rendered, replies, opened, strict=True) if is_open]
 
     @cached_property
     def _taught(self) -> PrefilledPrompts:
         """The same requests, run."""
-        return self.prefilled([prompt for prompt, _ in self._lessons], ROWS)
+        return self._prefilled([request for request, _ in self._lessons], ROWS)
 
 
 def shared_out(sources: Sequence[Sequence[Prompt]], most: int) -> list[Prompt]:
